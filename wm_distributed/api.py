@@ -1,0 +1,414 @@
+"""The interfaces through which the packages meet. Read this and ``types.py`` first.
+
+``actors``, ``replay_service`` and ``learners`` never import each other: an actor sees replay as a
+:class:`ReplayWriter` and a :class:`RateLimiter`, a learner sees it as a :class:`ReplayReader`, and
+both see the parameter server as a :class:`WeightsSource` or :class:`WeightsSink`. ``launch`` joins
+them, in one process or over Ray. A world-model family is a :class:`FamilySpec`.
+
+::
+
+    env ─EnvStep→ Policy.act ─columns→ SequenceChunk ─insert→ shard ─sample→ SequenceBatch
+     ↑                ↑ Weights (fetch)                 ↑ update (latents, priorities)  │
+     └────────────────┴──── parameter server ←─publish── Trainable.train_step ←─TensorBatch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+
+from gymnasium import spaces
+
+from wm_distributed.config import RunConfig
+from wm_distributed.errors import ConfigError
+from wm_distributed.types import (
+    ActMode,
+    Array,
+    CandidateTask,
+    Columns,
+    EnvStep,
+    EpisodeResult,
+    ReplayUpdate,
+    SequenceBatch,
+    SequenceChunk,
+    TensorBatch,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from wm_distributed.collective import Collective
+
+ActionSpace = spaces.Discrete | spaces.Box
+T_co = TypeVar("T_co", covariant=True)
+
+
+# ---------------------------------------------------------------------------------- environments
+
+
+@dataclass(frozen=True)
+class EnvSpaces:
+    """What an environment observes and accepts.
+
+    Attributes:
+        obs: Space by observation key, for one environment: images are ``uint8 (H, W, 3)``,
+            everything else ``float32``.
+        action: ``Discrete(n)`` starting at 0, or a float32 ``Box`` within [−1, 1] of shape ``(A,)``.
+    """
+
+    obs: Mapping[str, spaces.Box]
+    action: ActionSpace
+
+
+class VectorEnv(Protocol):
+    """N environments stepped together, whatever engine runs them.
+
+    Where ``is_last`` was returned, the next ``step`` ignores that environment's action and returns
+    the first observation of its next episode, with ``is_first`` and reward zero.
+    """
+
+    num_envs: int
+    spaces: EnvSpaces
+
+    def reset(self) -> EnvStep:
+        """First observations of new episodes in all N environments."""
+
+    def step(self, action: Array) -> EnvStep:
+        """The step that follows ``action``: ``int (N,)`` or ``float32 (N, A)`` in [−1, 1].
+
+        Raises:
+            EnvError: An environment raised or returned an invalid value; ``reset`` starts afresh.
+        """
+
+    def render(self) -> Array | None:
+        """Frame of the first environment, ``uint8 (H, W, 3)``, or None if it cannot draw."""
+
+    def close(self) -> None:
+        """Frees the engine's processes and memory."""
+
+
+# ------------------------------------------------------------------------------- what a family is
+
+
+class Policy(Protocol):
+    """Chooses actions for N environments and carries its own recurrent state."""
+
+    version: int
+    """Version of the loaded weights; 0 before the first load."""
+
+    def initial_state(self, num_envs: int) -> Any:
+        """State before the first step; ``act`` also resets it itself wherever ``is_first``."""
+
+    def act(self, state: Any, step: EnvStep, mode: ActMode) -> tuple[Array, Any, Columns]:
+        """Actions ``int32 (N,)`` or ``float32 (N, A)``, the next state, and extra columns.
+
+        The extras, named ``latent/…`` and ``(N, …)``, are stored beside the step. Those of index t
+        describe the state *after* it has seen the observation at t.
+        """
+
+    def load_weights(self, weights: Weights) -> None:
+        """Takes over a published version."""
+
+
+@dataclass(frozen=True)
+class TrainOutput:
+    """What one train step gives back.
+
+    Attributes:
+        metrics: Scalars by name. Tensors are left on the device and read only when logged.
+        update: Columns ``(B, T, …)`` to write back to replay, for the trained steps.
+        priorities: ``(B,)``, new priorities of the sequences.
+    """
+
+    metrics: Mapping[str, torch.Tensor | float]
+    update: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    priorities: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Open-loop and health figures, and pictures, of a world model on held batches.
+
+    Attributes:
+        scalars: Values by metric name.
+        images: ``uint8 (H, W, 3)`` by name.
+        videos: ``uint8 (T, H, W, 3)`` by name.
+        series: Line plots by name, e.g. predicted and true observations ``(2, T, D)``.
+    """
+
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    images: Mapping[str, Array] = field(default_factory=dict)
+    videos: Mapping[str, Array] = field(default_factory=dict)
+    series: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Trainable(Protocol):
+    """Everything of a family that is trained, with its optimisers."""
+
+    def init_train(self, phase: str, batch_size: int) -> Any:
+        """The carry before the first batch of a phase (None if the family keeps no carry)."""
+
+    def train_step(self, phase: str, carry: Any, batch: TensorBatch) -> tuple[Any, TrainOutput]:
+        """One optimiser step on one batch."""
+
+    def report(self, phase: str, batch: TensorBatch) -> Report:
+        """Figures and pictures; changes nothing and needs no gradients."""
+
+    def policy_weights(self) -> Array:
+        """The acting part only, as one contiguous ``uint8`` buffer (a copy)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Model, optimisers, counters and statistics; tensors and plain values only."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`.
+
+        Raises:
+            CheckpointError: The state is of another size or family.
+        """
+
+
+@dataclass(frozen=True)
+class SimulatedStep:
+    """One imagined step of B sequences: decoded observations, reward and continuation.
+
+    Attributes:
+        obs: Predicted observations by key ``(B, …)``; images float in [0, 1], ``(B, 3, H, W)``.
+        reward: ``(B,)``.
+        cont: ``(B,)``, probability in [0, 1] that the episode goes on.
+    """
+
+    obs: Mapping[str, torch.Tensor]
+    reward: torch.Tensor
+    cont: torch.Tensor
+
+
+class Simulator(Protocol):
+    """The learned model as an environment: dreams, videos, play."""
+
+    def start(self, context: TensorBatch) -> Any:
+        """State after the last step of ``context`` (its last action not yet taken)."""
+
+    def step(self, state: Any, action: torch.Tensor) -> tuple[Any, SimulatedStep]:
+        """The imagined step that follows ``action``: ``(B,)`` integers or ``(B, A)``."""
+
+
+class PopulationSearch(Protocol):
+    """Black-box search over a policy's parameter vector; maximises."""
+
+    def ask(self) -> list[tuple[CandidateTask, Array]]:
+        """Tasks of the current generation that have no result yet, with their parameters."""
+
+    def tell(self, task: CandidateTask, result: EpisodeResult) -> bool:
+        """Takes a result; False if it was already there or came too late."""
+
+    def best(self) -> Array:
+        """The mean solution: what is reported and evaluated."""
+
+    def should_stop(self) -> bool:
+        """Whether the search has converged or spent its budget."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, with the random state, so that a resumed search asks the same."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectorSpec:
+    """How a table picks the starts of sequences: a mixture of three selectors.
+
+    Attributes:
+        uniform: Share picked uniformly.
+        fresh: Share of newest starts, each given once (an online queue), falling back to uniform.
+        recency: Share picked with weight 1/age (in insertion order).
+        prioritized: Share picked in proportion to ``priority ** exponent``.
+        exponent: Exponent of the priority.
+        initial_priority: Priority of a sequence that has not been trained on.
+    """
+
+    uniform: float = 1.0
+    fresh: float = 0.0
+    recency: float = 0.0
+    prioritized: float = 0.0
+    exponent: float = 0.6
+    initial_priority: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError unless the shares are not negative and sum to one."""
+        shares = (self.uniform, self.fresh, self.recency, self.prioritized)
+        if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-6:
+            raise ConfigError(f"selector shares must be >= 0 and sum to 1, got {shares}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """The batches that a phase trains on.
+
+    Attributes:
+        table: Name of the replay table.
+        batch_size: Sequences B in the global batch, over all learner ranks.
+        length: Trained steps T of each sequence.
+        context: Steps in front of them that give state and do not count as trained.
+        selector: How starts are picked.
+    """
+
+    table: str = "sequences"
+    batch_size: int
+    length: int
+    context: int = 0
+    selector: SelectorSpec = field(default_factory=SelectorSpec)
+
+    @property
+    def trained_steps(self) -> int:
+        """Steps that one batch trains on: B·T."""
+        return self.batch_size * self.length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One kind of training of a family, with its own data.
+
+    Attributes:
+        name: Shown in the progress display and given to the trainable.
+        data: Its batches; None for a population phase.
+        kind: Gradient steps on batches, or a population search.
+        steps: Train steps before the next phase's turn; None: for ever.
+    """
+
+    name: str
+    data: DataSpec | None
+    kind: Literal["gradient", "population"] = "gradient"
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainContext:
+    """Where and how a trainable runs on this rank.
+
+    Attributes:
+        device: Torch device string.
+        precision: Type of forward and backward passes; parameters are always float32.
+        compile: Whether to compile the train step.
+        seed: Seed of the model's initialisation (equal on all ranks).
+        collective: The group of data-parallel ranks.
+    """
+
+    device: str
+    precision: Literal["float32", "bfloat16"]
+    compile: bool
+    seed: int
+    collective: Collective
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """A world-model family: one folder, one of these, one line in the family table.
+
+    A builder that is None means that the family lacks the ability; a run that needs it is refused
+    before anything starts.
+
+    Attributes:
+        name: Name on the command line.
+        paper: Citation.
+        status: One honest line: what has been measured to learn.
+        config: The family's configuration class.
+        presets: Functions that return a full run configuration, by name.
+        phases: The phases of a configuration.
+        build_trainable: ``(config, spaces, context) -> Trainable``.
+        build_policy: ``(config, spaces, seed) -> Policy``, on the CPU.
+        build_simulator: ``(trainable) -> Simulator``.
+        build_search: ``(config, num_parameters, seed) -> PopulationSearch``.
+        check: ``(config, spaces)``; raises ConfigError if the family cannot serve the spaces.
+    """
+
+    name: str
+    paper: str
+    status: str
+    config: type
+    presets: Mapping[str, Callable[[], RunConfig[Any]]]
+    phases: Callable[[Any], Sequence[Phase]]
+    build_trainable: Callable[[Any, EnvSpaces, TrainContext], Trainable] | None = None
+    build_policy: Callable[[Any, EnvSpaces, int], Policy] | None = None
+    build_simulator: Callable[[Any], Simulator] | None = None
+    build_search: Callable[[Any, int, int], PopulationSearch] | None = None
+    check: Callable[[Any, EnvSpaces], None] | None = None
+
+
+# ----------------------------------------------------------- how the roles see each other
+
+
+class Pending(Protocol[T_co]):
+    """The answer to a call that may still be under way in another process."""
+
+    def done(self) -> bool:
+        """Whether :meth:`result` would return at once."""
+
+    def result(self, timeout_seconds: float) -> T_co:
+        """The answer.
+
+        Raises:
+            DeadlineError: It did not come in time.
+            WorkerDiedError: The process that should answer is gone.
+        """
+
+
+class ReplayWriter(Protocol):
+    """How an actor inserts."""
+
+    def insert(self, chunks: Sequence[SequenceChunk]) -> None:
+        """Sends chunks to their shards; blocks while too many inserts are unanswered.
+
+        The caller may reuse the chunks' arrays after the call.
+        """
+
+    def flush(self) -> None:
+        """Waits until everything sent has been stored."""
+
+
+class ReplayReader(Protocol):
+    """How a learner samples and writes back. One thread calls it."""
+
+    def sample(self) -> SequenceBatch:
+        """The next batch of this rank; blocks, up to the deadline, for data and for the ratio."""
+
+    def update(self, update: ReplayUpdate) -> None:
+        """Writes latents and priorities back; does not wait."""
+
+    def waited_seconds(self) -> Mapping[str, float]:
+        """Time spent blocked since the start, by cause: ``ratio``, ``data``, ``transfer``."""
+
+
+class RateLimiter(Protocol):
+    """Keeps trained steps per environment step near the aimed ratio, over the whole run."""
+
+    def reserve_insert(self, env_steps: int, timeout_seconds: float) -> bool:
+        """Blocks until so many steps may be added; False if they still may not."""
+
+    def reserve_sample(self, train_steps: int, timeout_seconds: float) -> bool:
+        """Blocks until so many steps may be trained on; False if they still may not."""
+
+
+class WeightsSource(Protocol):
+    """How an actor gets weights."""
+
+    def fetch(self, newer_than: int) -> Weights | None:
+        """The newest weights if their version is higher, else None; does not wait for one."""
+
+
+class WeightsSink(Protocol):
+    """How a learner publishes weights."""
+
+    def publish(self, weights: Weights) -> None:
+        """Makes a version available; older ones may be forgotten."""
+
+
+@runtime_checkable
+class SupportsStats(Protocol):
+    """Every role reports scalars by metric name, for the display and the metrics."""
+
+    def stats(self) -> Mapping[str, float]:
+        """Current values, named as in ``metrics.py``."""

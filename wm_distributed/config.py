@@ -1,0 +1,200 @@
+"""Role configurations and :class:`RunConfig`, which holds everything that defines a run.
+
+One frozen dataclass a component; a family's own configuration lies beside its model. The command
+line is made from these classes, and their field docstrings are its help text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from wm_distributed.errors import ConfigError
+
+FamilyConfigT = TypeVar("FamilyConfigT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """The environment and how it is presented to a policy."""
+
+    id: str = "gym/CartPole-v1"
+    """Environment id, such as atari/pong, dmc/walker_walk, dmc_vision/walker_walk, car_racing,
+    toy/catch, gym/CartPole-v1, or module:attribute for one of your own."""
+    action_repeat: int = 1
+    """Simulator frames per decision (Atari: frame skip)."""
+    image_size: int = 64
+    """Height and width of image observations, in pixels."""
+    max_episode_steps: int | None = None
+    """Decisions after which an episode is truncated; none: the environment's own limit."""
+    sticky_actions: bool = False
+    """Atari: repeat the previous action with probability 0.25."""
+    noop_max: int = 30
+    """Atari: at most this many no-op frames at the start of an episode."""
+    full_action_space: bool = False
+    """Atari: all 18 actions instead of the game's minimal set."""
+    life_loss_terminal: bool = False
+    """Atari: the loss of a life ends the episode in training."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments for the environment's constructor."""
+    step_timeout_seconds: float = 60.0
+    """An environment step that takes longer counts as hung."""
+    max_restarts: int = 10
+    """Failed environments that an actor replaces before the run stops with the failure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorConfig:
+    """Processes that act in environments."""
+
+    num_actors: int = 2
+    """Actor processes."""
+    envs_per_actor: int = 4
+    """Environments that one actor steps together (N)."""
+    chunk_steps: int = 32
+    """Steps of each environment that travel to replay in one message."""
+    num_threads: int = 1
+    """CPU threads of the policy in each actor process."""
+    max_restarts: int = 100
+    """Restarts of one dead actor process before the run stops with its error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """The sharded replay service."""
+
+    num_shards: int = 2
+    """Shard processes."""
+    capacity_steps: int = 1_000_000
+    """Steps held by all shards together; the oldest are evicted."""
+    capacity_bytes: int | None = None
+    """Memory for the data of all shards together, in bytes; none: no limit but the steps."""
+    min_size: int = 1_000
+    """Steps in replay before training begins."""
+    ratio: float | None = 32.0
+    """Trained steps per environment step, context excluded, over all shards; none: no limit."""
+    wait_timeout_seconds: float = 300.0
+    """Longest wait for the replay ratio or for a batch before an error names who waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """Processes that train."""
+
+    num_ranks: int = 1
+    """Data-parallel learner processes; each trains on an equal part of the batch."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the forward and backward passes; auto is bfloat16 on a GPU, else float32."""
+    compile: bool = False
+    """Compile the train step (a minute at the start, faster afterwards)."""
+    num_threads: int = 0
+    """CPU threads of each rank; 0: all cores divided by the ranks."""
+    prefetch_batches: int = 3
+    """Batches requested ahead of the one in training."""
+    publish_every_steps: int = 10
+    """Train steps between publications of the policy's weights."""
+    checkpoint_every_seconds: float = 120.0
+    """Time between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept, beside the best."""
+    report_every_seconds: float = 60.0
+    """Time between reports (open-loop predictions, pictures)."""
+    log_every_steps: int = 20
+    """Train steps between readings of the training metrics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation episodes, with seeds that training never uses."""
+
+    every_env_steps: int = 5_000
+    """Environment steps between evaluations during training; 0: none."""
+    episodes: int = 5
+    """Episodes of an evaluation during training."""
+    final_episodes: int = 20
+    """Episodes of the evaluation at the end, of the agent and of the random policy."""
+    envs: int = 5
+    """Environments that the evaluator steps together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopConfig:
+    """When a run ends: at whichever limit comes first."""
+
+    env_steps: int | None = 100_000
+    """Environment steps (decisions) in replay since the start of the run."""
+    train_steps: int | None = None
+    """Train steps."""
+    wall_seconds: float | None = None
+    """Time of training, without the final evaluation."""
+    eval_return: float | None = None
+    """Mean return of an evaluation during training that is good enough to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How the processes are run."""
+
+    kind: Literal["ray", "inline"] = "ray"
+    """ray: one process a role; inline: all in this process, in lockstep and repeatable."""
+    ray_address: str | None = None
+    """Ray cluster to join ("auto", or host:port); none: start one on this machine."""
+    metrics_port: int | None = None
+    """Port of the Prometheus endpoint on the driver; none: no endpoint, 0: any free port."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Generic[FamilyConfigT]):
+    """Everything that defines a run. A preset is a function that returns one."""
+
+    family: str
+    """World-model family, or module:attribute of a FamilySpec of your own."""
+    preset: str = "custom"
+    """Preset that this configuration came from."""
+    model: FamilyConfigT
+    """The family's own configuration."""
+    seed: int = 0
+    """Seed of everything random."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    actors: ActorConfig = field(default_factory=ActorConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without the family.
+
+        Raises:
+            ConfigError: A value is out of range, naming the field and what is allowed.
+        """
+        positive = {
+            "actors.num_actors": self.actors.num_actors,
+            "actors.envs_per_actor": self.actors.envs_per_actor,
+            "actors.chunk_steps": self.actors.chunk_steps,
+            "replay.num_shards": self.replay.num_shards,
+            "replay.capacity_steps": self.replay.capacity_steps,
+            "learner.num_ranks": self.learner.num_ranks,
+            "learner.prefetch_batches": self.learner.prefetch_batches,
+            "learner.publish_every_steps": self.learner.publish_every_steps,
+            "env.action_repeat": self.env.action_repeat,
+            "env.image_size": self.env.image_size,
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.replay.ratio is not None and self.replay.ratio <= 0:
+            raise ConfigError(
+                f"replay.ratio must be positive, or none for no limit, got {self.replay.ratio}"
+            )
+        if self.replay.min_size > self.replay.capacity_steps:
+            raise ConfigError(
+                f"replay.min_size {self.replay.min_size} can never be reached: "
+                f"replay.capacity_steps is {self.replay.capacity_steps}"
+            )
+        limits = (self.stop.env_steps, self.stop.train_steps, self.stop.wall_seconds)
+        if all(limit is None for limit in limits):
+            raise ConfigError("the run would never end: set one of the fields of stop")

@@ -1,0 +1,32 @@
+"""The table of families: one line each, imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from wm_distributed.api import FamilySpec
+from wm_distributed.errors import ConfigError, UnknownNameError
+
+FAMILIES: dict[str, str] = {
+    "dreamer": "wm_distributed.families.dreamer:FAMILY",
+}
+
+
+def load_family(name: str) -> FamilySpec:
+    """The family called ``name``, or the one at ``module:attribute``.
+
+    Raises:
+        UnknownNameError: No such family; the message lists near matches.
+        ConfigError: ``module:attribute`` cannot be imported or is not a FamilySpec.
+    """
+    path = FAMILIES.get(name, name)
+    if ":" not in path:
+        raise UnknownNameError("family", name, FAMILIES)
+    module, _, attribute = path.partition(":")
+    try:
+        family = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"family {name!r} cannot be imported: {error}") from error
+    if not isinstance(family, FamilySpec):
+        raise ConfigError(f"family {name!r} is a {type(family).__name__}, expected a FamilySpec")
+    return family

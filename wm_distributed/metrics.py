@@ -1,0 +1,80 @@
+"""The one table of metric names. A role reports plain dictionaries under these names.
+
+Losses and world-model health figures of a family are reported under ``train/`` and ``report/``
+with names of the family's choosing; everything that the system itself measures stands here, so
+that dashboards and alerts are made from the same table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FREE_PREFIXES = ("train/", "report/")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's kind, how the values of several processes become one, and what it tells."""
+
+    kind: Literal["counter", "gauge"]
+    across: Literal["sum", "mean", "max"]
+    help: str
+
+
+METRICS: dict[str, Metric] = {
+    "actor/env_steps": Metric("counter", "sum", "Steps stored by actors."),
+    "actor/episodes": Metric("counter", "sum", "Episodes finished in training."),
+    "actor/return_mean": Metric("gauge", "mean", "Mean return of the last training episodes."),
+    "actor/length_mean": Metric("gauge", "mean", "Mean length of them, in decisions."),
+    "actor/env_steps_per_second": Metric("gauge", "sum", "Environment steps a second."),
+    "actor/env_share": Metric("gauge", "mean", "Share of time in the environments."),
+    "actor/inference_share": Metric("gauge", "mean", "Share of time in the policy."),
+    "actor/insert_share": Metric("gauge", "mean", "Share of time sending to replay."),
+    "actor/wait_share": Metric("gauge", "mean", "Share of time held by the replay ratio."),
+    "actor/policy_version": Metric("gauge", "mean", "Version of the weights acted with."),
+    "actor/fetch_seconds": Metric("gauge", "max", "Duration of the last fetch of weights."),
+    "actor/env_restarts": Metric("counter", "sum", "Environments replaced after a failure."),
+    "replay/steps": Metric("gauge", "sum", "Steps held."),
+    "replay/capacity_steps": Metric("gauge", "sum", "Steps that fit."),
+    "replay/allocated_bytes": Metric("gauge", "sum", "Memory of the rings and indices."),
+    "replay/inserted_steps": Metric("counter", "sum", "Steps inserted."),
+    "replay/sampled_steps": Metric("counter", "sum", "Steps sampled, context included."),
+    "replay/insert_bytes": Metric("counter", "sum", "Bytes inserted."),
+    "replay/sample_bytes": Metric("counter", "sum", "Bytes sampled."),
+    "replay/insert_p99_seconds": Metric("gauge", "max", "99th percentile of an insert."),
+    "replay/sample_p99_seconds": Metric("gauge", "max", "99th percentile of a sample."),
+    "replay/updated_steps": Metric("counter", "sum", "Steps written back."),
+    "replay/stale_updates": Metric("counter", "sum", "Write-backs dropped: overwritten slot."),
+    "replay/duplicate_chunks": Metric("counter", "sum", "Chunks received twice, dropped."),
+    "replay/stream_gaps": Metric("counter", "sum", "Streams sealed because a chunk is missing."),
+    "limiter/env_steps": Metric("counter", "max", "Environment steps counted for the ratio."),
+    "limiter/trained_steps": Metric("counter", "max", "Trained steps counted for the ratio."),
+    "limiter/ratio_aimed": Metric("gauge", "max", "Aimed trained steps per environment step."),
+    "limiter/ratio": Metric("gauge", "max", "Achieved, since training began."),
+    "limiter/insert_wait_seconds": Metric("counter", "max", "Time that actors were held."),
+    "limiter/sample_wait_seconds": Metric("counter", "max", "Time that learners were held."),
+    "learner/train_steps": Metric("counter", "max", "Train steps."),
+    "learner/train_steps_per_second": Metric("gauge", "mean", "Train steps a second."),
+    "learner/wait_share": Metric("gauge", "mean", "Share of time without a batch."),
+    "learner/ratio_wait_seconds": Metric("counter", "max", "Batches held by the ratio."),
+    "learner/data_wait_seconds": Metric("counter", "max", "Batches waited for at the shards."),
+    "learner/policy_lag_mean": Metric("gauge", "mean", "Versions behind, of sampled steps."),
+    "learner/latent_age_mean": Metric("gauge", "mean", "Versions since latents were stored."),
+    "learner/version": Metric("gauge", "max", "Newest published version."),
+    "learner/publish_seconds": Metric("gauge", "max", "Duration of the last publication."),
+    "learner/publish_bytes": Metric("gauge", "max", "Size of the last publication."),
+    "learner/checkpoint_seconds": Metric("gauge", "max", "Duration of the last checkpoint."),
+    "server/version": Metric("gauge", "max", "Version that the parameter server holds."),
+    "server/publications": Metric("counter", "max", "Versions received."),
+    "server/fetches": Metric("counter", "max", "Fetches answered with weights."),
+    "server/bytes_out": Metric("counter", "max", "Bytes of weights given out."),
+    "eval/return_mean": Metric("gauge", "max", "Mean return of the last evaluation."),
+    "eval/return_std": Metric("gauge", "max", "Standard deviation of it, over episodes."),
+    "eval/length_mean": Metric("gauge", "max", "Mean length of it, in decisions."),
+    "eval/episodes": Metric("gauge", "max", "Episodes of it."),
+    "eval/version": Metric("gauge", "max", "Version that was evaluated."),
+    "run/recoveries": Metric("counter", "sum", "Processes restarted after a death."),
+    "run/cpu_seconds": Metric("counter", "sum", "CPU time used, by role."),
+    "run/rss_bytes": Metric("gauge", "sum", "Resident memory, by role."),
+}
