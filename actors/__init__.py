@@ -1,0 +1,1 @@
+"""Actors: step environments with the newest policy and send what happened to replay."""

@@ -1,0 +1,1 @@
+"""Learners: train on replayed experience and publish the policy's weights."""

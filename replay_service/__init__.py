@@ -1,0 +1,1 @@
+"""The replay service: shards that hold experience, and the client that reads them all."""
