@@ -26,7 +26,9 @@ def pack_weights(tensors: Mapping[str, Tensor]) -> Array:
     Args:
         tensors: A module's ``state_dict`` (its acting part), on any device.
     """
-    parts = [t.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8) for t in tensors.values()]
+    parts = [
+        t.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8) for t in tensors.values()
+    ]
     buffer = np.empty(_HEADER_BYTES + sum(part.numel() for part in parts), np.uint8)
     buffer[:_HEADER_BYTES].view(np.uint64)[0] = _fingerprint(tensors)
     torch.cat(parts, out=torch.from_numpy(buffer[_HEADER_BYTES:]))

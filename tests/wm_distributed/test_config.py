@@ -1,0 +1,43 @@
+"""Configurations that cannot work are refused with the field's name and the numbers."""
+
+from dataclasses import replace
+
+import pytest
+
+from wm_distributed.config import ActorConfig, ReplayConfig, RunConfig, StopConfig
+from wm_distributed.errors import ConfigError, UnknownNameError
+from wm_distributed.families import load_family
+
+BASE: RunConfig[None] = RunConfig(family="dreamer", model=None)
+
+
+def test_counts_below_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"actors\.num_actors must be at least 1, got 0"):
+        replace(BASE, actors=ActorConfig(num_actors=0))
+
+
+def test_a_ratio_must_be_positive() -> None:
+    with pytest.raises(ConfigError, match=r"replay\.ratio must be positive"):
+        replace(BASE, replay=ReplayConfig(ratio=0.0))
+
+
+def test_a_minimum_above_the_capacity_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"min_size 11 .*capacity_steps is 10"):
+        replace(BASE, replay=ReplayConfig(capacity_steps=10, min_size=11))
+
+
+def test_a_run_without_an_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match="never end"):
+        replace(BASE, stop=StopConfig(env_steps=None))
+
+
+def test_an_unknown_family_names_near_matches() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean dreamer"):
+        load_family("draemer")
+
+
+def test_a_family_path_that_is_not_a_family_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a FamilySpec"):
+        load_family("wm_distributed.families:load_family")
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        load_family("no_such_module:FAMILY")
