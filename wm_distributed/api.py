@@ -55,7 +55,7 @@ class EnvSpaces:
     Attributes:
         obs: Space by observation key, for one environment: images are ``uint8 (H, W, 3)``,
             everything else ``float32``.
-        action: ``Discrete(n)`` starting at 0, or a float32 ``Box`` within [−1, 1] of shape ``(A,)``.
+        action: ``Discrete(n)`` from 0, or a float32 ``Box`` within [−1, 1] of shape ``(A,)``.
     """
 
     obs: Mapping[str, spaces.Box]
