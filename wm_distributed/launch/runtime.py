@@ -1,0 +1,190 @@
+"""What runs a configuration, whatever it runs it on: the interface that the command line uses.
+
+::
+
+    runtime = make_runtime(config, run_dir, resume=False)    # checks the configuration
+    runtime.start()
+    while not (status := runtime.poll()).finished:
+        ...                                                   # record and display the status
+    final = runtime.evaluate_final(config.eval.final_episodes)
+    runtime.stop(checkpoint=True)                             # also after an error or Ctrl-C
+
+One thread calls a runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from wm_distributed.api import Report
+from wm_distributed.config import RunConfig
+from wm_distributed.types import Array, EpisodeResult
+
+Role = Literal["actor", "shard", "limiter", "learner", "server", "evaluator"]
+Health = Literal["starting", "running", "hung", "restarting", "dead"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessStatus:
+    """One process of the run; in the inline runtime, one part of the only process.
+
+    Attributes:
+        role: What it does.
+        index: Number within its role, from 0.
+        node: Host name of its machine.
+        pid: Process id there; 0 while it is being started.
+        health: Whether it answers.
+        restarts: How often it was started again since the run (or the resumed run) began.
+        stats: Its own values by the names of ``metrics.py``, among them ``run/cpu_seconds`` and
+            ``run/rss_bytes``.
+    """
+
+    role: Role
+    index: int
+    node: str
+    pid: int
+    health: Health
+    restarts: int
+    stats: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Whole episodes on seeds that training never uses.
+
+    Attributes:
+        env_steps: Environment steps of training when the evaluation began.
+        train_steps: Train steps of the evaluated weights.
+        version: Version of the evaluated weights; -1 for the random policy.
+        results: One for each episode.
+        frames: First episode as a video ``uint8 (T, H, W, 3)``; None where not asked for or where
+            the environment cannot draw.
+    """
+
+    env_steps: int
+    train_steps: int
+    version: int
+    results: tuple[EpisodeResult, ...]
+    frames: Array | None = None
+
+    @property
+    def return_mean(self) -> float:
+        """Mean return over the episodes."""
+        return float(np.mean([result.episode_return for result in self.results]))
+
+    @property
+    def return_std(self) -> float:
+        """Standard deviation of the returns over the episodes."""
+        return float(np.std([result.episode_return for result in self.results]))
+
+    @property
+    def length_mean(self) -> float:
+        """Mean length of the episodes, in decisions."""
+        return float(np.mean([result.length for result in self.results]))
+
+
+@dataclass(frozen=True)
+class FinalEvaluation:
+    """The trained agent (with a video if the environment can draw) beside the random policy."""
+
+    agent: Evaluation
+    random: Evaluation
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """A world model's figures and pictures, and when they were made."""
+
+    train_steps: int
+    report: Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """The whole run at one moment.
+
+    Attributes:
+        phase: ``starting``, ``prefill``, then the name of the family's phase.
+        env_steps: Steps that actors stored since the run began, resumptions included.
+        train_steps: Train steps since the run began, resumptions included.
+        metrics: Values by name, over all processes, as the table in ``metrics.py`` says; and the
+            ``train/…`` values of the family.
+        processes: Every process of the run.
+        reports: Those that are new since the last poll.
+        evaluations: Those that are new since the last poll.
+        finished: Whether a limit of ``StopConfig`` is reached.
+        reason: Which one, in words; empty before.
+    """
+
+    phase: str
+    env_steps: int
+    train_steps: int
+    metrics: Mapping[str, float]
+    processes: tuple[ProcessStatus, ...]
+    reports: tuple[TrainReport, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    finished: bool = False
+    reason: str = ""
+
+
+class Runtime(Protocol):
+    """Runs one configuration."""
+
+    def start(self) -> None:
+        """Starts (or resumes) everything and returns when training has been set going.
+
+        Raises:
+            ConfigError: The machine or the cluster cannot hold the run.
+            CheckpointError: The checkpoint to resume from cannot be used.
+        """
+
+    def poll(self) -> RunStatus:
+        """Lets the run go on for about a second, mends what has died, and tells how it stands.
+
+        Raises:
+            WmError: The run cannot go on; the message holds the traceback of the process that
+                failed. ``stop`` still has to be called.
+        """
+
+    def evaluate_final(self, episodes: int) -> FinalEvaluation:
+        """Stops training, and evaluates the newest weights and the random policy.
+
+        Raises:
+            WmError: The evaluation failed.
+        """
+
+    def stop(self, *, checkpoint: bool) -> None:
+        """Ends all processes, and with ``checkpoint`` saves the run first.
+
+        May be called again, and after a call that was interrupted: ``checkpoint=False`` then ends
+        everything at once.
+        """
+
+
+def make_runtime(config: RunConfig[Any], run_dir: Path, *, resume: bool) -> Runtime:
+    """The runtime that ``config.runtime.kind`` asks for; nothing is started yet.
+
+    Args:
+        config: What to run.
+        run_dir: Existing directory of the run; checkpoints lie in ``run_dir/checkpoints``.
+        resume: Whether to go on from the newest checkpoint there; otherwise the run begins anew.
+
+    Raises:
+        ConfigError: The configuration cannot work (see ``preflight.py``).
+        RunDirError: The directory cannot be written.
+    """
+    from wm_distributed.launch.preflight import preflight
+
+    preflight(config, run_dir)
+    if config.runtime.kind == "inline":
+        from wm_distributed.launch.inline_runtime import InlineRuntime
+
+        return InlineRuntime(config, run_dir, resume=resume)
+    from wm_distributed.launch.ray_runtime import RayRuntime
+
+    return RayRuntime(config, run_dir, resume=resume)
