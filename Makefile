@@ -20,7 +20,7 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --constraint constraints.txt
+INSTALL := $(PIP) install --constraint constraints.txt
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -50,19 +50,19 @@ clean:
 # Set-up: nothing happens while pyproject.toml and constraints.txt are unchanged.
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-torch
-	$(INSTALL) --no-build-isolation --editable '.[all,dev]'
+	$(INSTALL) --quiet --no-build-isolation --editable '.[all,dev]'
 	touch $(VENV)/.stamp-run $@
 
 $(VENV)/.stamp-run: $(VENV)/.stamp-torch
-	$(INSTALL) --no-build-isolation --editable '.[all]'
+	$(INSTALL) --quiet --no-build-isolation --editable '.[all]'
 	touch $@
 
 # torch goes first and alone, so that nothing else chooses its build. hatchling builds the
 # editable package, by its pinned version too.
 $(VENV)/.stamp-torch: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 	@echo 'Installing into $(VENV): a few minutes the first time.'
-	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(INSTALL) hatchling
+	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) )torch
+	$(INSTALL) --quiet hatchling
 	touch $@
 
 # A name on the PATH may be a shim for a Python that is not there: only a run tells.
