@@ -35,15 +35,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Columns = dict[str, Array]
 
 ACTION = "action"

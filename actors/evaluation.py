@@ -1,0 +1,68 @@
+"""Evaluation episodes, and the recording of one as a video."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from actors.episodes import EpisodeTracker
+from wm_distributed.api import Policy, VectorEnv
+from wm_distributed.types import Array, EpisodeResult
+
+
+def evaluate(env: VectorEnv, policy: Policy, episodes: int) -> list[EpisodeResult]:
+    """Results of exactly ``episodes`` whole episodes, in eval mode, by environment and order.
+
+    Each environment gives its first ``episodes / N`` episodes (one more for the first ones where N
+    does not divide). Taking whichever ends first would favour short episodes, and with them the
+    lucky or the unlucky ones.
+
+    Args:
+        env: Made with an :func:`~wm_distributed.seeding.evaluation_seed`; reset here, not closed.
+        policy: Acts with the weights that it has loaded.
+        episodes: Number of episodes, at least 1.
+
+    Raises:
+        EnvError: An environment failed; its episodes cannot be made up for without a bias.
+    """
+    quota = np.full(env.num_envs, episodes // env.num_envs)
+    quota[: episodes % env.num_envs] += 1
+    finished: list[list[EpisodeResult]] = [[] for _ in range(env.num_envs)]
+    tracker = EpisodeTracker(env.num_envs)
+    step, state = env.reset(), policy.initial_state(env.num_envs)
+    while True:
+        for index, result in tracker.observe(step):
+            if len(finished[index]) < quota[index]:
+                finished[index].append(result)
+        if sum(map(len, finished)) == episodes:
+            return [result for results in finished for result in results]
+        action, state, _ = policy.act(state, step, "eval")
+        step = env.step(action)
+
+
+def record_episode(
+    env: VectorEnv, policy: Policy, max_steps: int
+) -> tuple[Array | None, EpisodeResult]:
+    """Frames and result of one episode of the first environment, in eval mode.
+
+    Args:
+        env: Reset here, not closed.
+        policy: Acts with the weights that it has loaded.
+        max_steps: Decisions after which the recording ends, even within the episode.
+
+    Returns:
+        Frames ``uint8 (T, H, W, 3)``, the final one included, or None if the environment cannot
+        draw; and the result, of the part that was recorded.
+    """
+    frames: list[Array] = []
+    episode_return = 0.0
+    step, state = env.reset(), policy.initial_state(env.num_envs)
+    for length in range(max_steps + 1):
+        frame = env.render()
+        if frame is not None:
+            frames.append(frame.copy())  # an engine may draw into the same memory again
+        episode_return += float(step.reward[0])
+        if step.is_last[0] or length == max_steps:
+            break
+        action, state, _ = policy.act(state, step, "eval")
+        step = env.step(action)
+    return np.stack(frames) if frames else None, EpisodeResult(episode_return, length)

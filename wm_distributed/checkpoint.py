@@ -1,0 +1,344 @@
+"""Checkpoints that are never half written and never silently wrong.
+
+::
+
+    step-000000120.json         manifest: data file, checksum, family, fingerprint, counters
+    step-000000120-5f3c….pt     the state, as torch saves it
+    best.json                   manifest of the best evaluation's checkpoint
+
+Data come first and under a name of their own, then the manifest that names them takes its place in
+one rename; data that no manifest names are removed last. So at whatever moment the machine dies,
+every manifest has its data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import pickle
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import torch
+
+from wm_distributed.errors import CheckpointError, RunDirError
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+_BEST = "best.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a checkpoint is.
+
+    Attributes:
+        file: Name of the data file beside the manifest.
+        num_bytes: Its size.
+        checksum: CRC-32 of its bytes.
+        family: Family that wrote it.
+        preset: Preset of the run.
+        fingerprint: See :func:`fingerprint`.
+        counters: Progress, such as ``train_steps`` and ``version``.
+        score: Evaluation return that it was saved for, if any.
+        format: Version of this layout.
+    """
+
+    file: str
+    num_bytes: int
+    checksum: int
+    family: str
+    preset: str
+    fingerprint: str
+    counters: dict[str, int] = field(default_factory=dict)
+    score: float | None = None
+    format: int = _FORMAT
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the state that was saved, and its manifest."""
+
+    state: dict[str, Any]
+    manifest: Manifest
+
+
+def fingerprint(*parts: object) -> str:
+    """Short hash of whatever decides if a state fits, such as model config and spaces.
+
+    Args:
+        parts: Objects whose ``repr`` says everything, such as dataclasses.
+    """
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+class Checkpointer:
+    """Saves and loads the checkpoints of one run. One process saves; any may load."""
+
+    def __init__(
+        self, directory: Path, *, family: str, preset: str, fingerprint: str, keep: int = 2
+    ) -> None:
+        """Makes the directory if need be, and removes what a killed writer left behind.
+
+        Args:
+            directory: Where the checkpoints lie.
+            family: Name of the family, which a loaded checkpoint must have.
+            preset: Name of the preset, for messages.
+            fingerprint: Of the model and spaces, which a loaded checkpoint must have.
+            keep: Newest checkpoints that stay, at least 1, beside the best.
+
+        Raises:
+            RunDirError: The directory cannot be made or written.
+        """
+        self._directory = Path(directory)
+        self._family = family
+        self._preset = preset
+        self._fingerprint = fingerprint
+        self._keep = keep
+        with self._disk_errors():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for left_over in self._directory.glob("*.tmp"):
+                left_over.unlink()
+
+    def save(
+        self, state: Mapping[str, Any], counters: Mapping[str, int], score: float | None = None
+    ) -> Path:
+        """Writes a checkpoint, then removes the oldest beyond ``keep``.
+
+        Args:
+            state: Tensors and plain values, in dictionaries, lists and tuples.
+            counters: Progress; ``train_steps`` names and orders the files.
+            score: Mean return of an evaluation; the best so far is kept as ``best`` as well.
+
+        Returns:
+            The manifest's path.
+
+        Raises:
+            TypeError: The state holds something that could not be loaded again.
+            RunDirError: The disk is full or unwritable; earlier checkpoints are untouched.
+        """
+        check_plain(state)
+        step = f"step-{counters['train_steps']:09d}"
+        with self._disk_errors():
+            file, num_bytes, checksum = self._write_state(state, step)
+            manifest = Manifest(
+                file=file,
+                num_bytes=num_bytes,
+                checksum=checksum,
+                family=self._family,
+                preset=self._preset,
+                fingerprint=self._fingerprint,
+                counters=dict(counters),
+                score=score,
+            )
+            self._write_manifest(f"{step}.json", manifest)
+            if score is not None and score > self.best_score():
+                self._write_manifest(_BEST, manifest)
+            self._prune()
+        return self._directory / f"{step}.json"
+
+    def load(self, which: Literal["newest", "best"] = "newest") -> Checkpoint:
+        """The newest good checkpoint, or the best one; a damaged one is passed over with a warning.
+
+        Raises:
+            CheckpointError: There is none, none is undamaged, or it belongs to another family,
+                model size or environment.
+        """
+        paths = self._newest_first() if which == "newest" else [self._directory / _BEST]
+        damaged = []
+        for path in paths:
+            if not path.exists():
+                continue
+            try:
+                manifest, data = _read(path)
+            except _DamagedError as error:
+                damaged.append(str(error))
+                logger.warning("checkpoint passed over: %s", error)
+                continue
+            self._check_origin(path, manifest)
+            return Checkpoint(_load_state(path, data), manifest)
+        raise CheckpointError(
+            f"no usable checkpoint ({which}) in {self._directory}: "
+            + ("; ".join(damaged) or "nothing has been saved there")
+            + "; give the directory of a run that has saved one, or begin a new run"
+        )
+
+    def exists(self) -> bool:
+        """Whether anything has been saved, damaged or not."""
+        return bool(self._newest_first())
+
+    def best_score(self) -> float:
+        """Score of the best checkpoint; minus infinity if there is none that can be read."""
+        try:
+            score = _read_manifest(self._directory / _BEST).score
+        except (FileNotFoundError, _DamagedError):
+            return -math.inf
+        return -math.inf if score is None else score
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self._directory.glob("step-*.json"), reverse=True)
+
+    def _check_origin(self, path: Path, manifest: Manifest) -> None:
+        if manifest.family != self._family:
+            raise CheckpointError(
+                f"{path} was made by family {manifest.family!r} (preset {manifest.preset!r}), this "
+                f"run is of family {self._family!r}; give this run another directory"
+            )
+        if manifest.fingerprint != self._fingerprint:
+            raise CheckpointError(
+                f"{path} was made with another model size or environment (preset "
+                f"{manifest.preset!r}, fingerprint {manifest.fingerprint}; this run: preset "
+                f"{self._preset!r}, fingerprint {self._fingerprint}); use the settings of the "
+                "config.json beside it, or give this run another directory"
+            )
+
+    def _write_state(self, state: Mapping[str, Any], step: str) -> tuple[str, int, int]:
+        """Saves the state under a name of its own; gives name, size and checksum."""
+        temporary = self._directory / f"{step}.pt.tmp"
+        with _durable(temporary) as file:
+            writer = _ChecksumWriter(file)
+            torch.save(dict(state), writer)
+        name = f"{step}-{writer.checksum:08x}.pt"
+        self._rename(temporary, name)
+        return name, writer.num_bytes, writer.checksum
+
+    def _write_manifest(self, name: str, manifest: Manifest) -> None:
+        temporary = self._directory / f"{name}.tmp"
+        with _durable(temporary) as file:
+            file.write(json.dumps(asdict(manifest), indent=2).encode())
+        self._rename(temporary, name)
+
+    def _rename(self, temporary: Path, name: str) -> None:
+        """Puts a finished file in its place, and makes sure that a power cut keeps it there."""
+        temporary.replace(self._directory / name)
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _prune(self) -> None:
+        """Removes manifests beyond ``keep``, then data that no manifest names."""
+        for path in self._newest_first()[self._keep :]:
+            path.unlink()
+        named = set()
+        for path in self._directory.glob("*.json"):
+            try:
+                named.add(_read_manifest(path).file)
+            except _DamagedError as error:
+                logger.warning("nothing is removed from %s: %s", self._directory, error)
+                return
+        for data in self._directory.glob("*.pt"):
+            if data.name not in named:
+                data.unlink()
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Turns errors of the disk into RunDirError, and leaves no half-written file."""
+        try:
+            yield
+        except OSError as error:
+            for left_over in self._directory.glob("*.tmp"):
+                left_over.unlink(missing_ok=True)
+            raise RunDirError(
+                f"cannot write a checkpoint to {self._directory}: {error}; free space there or "
+                "give another run directory (checkpoints saved before are intact)"
+            ) from error
+
+
+def check_plain(value: object, where: str = "state") -> None:
+    """Checks that ``weights_only`` loading will accept a state.
+
+    Raises:
+        TypeError: Something is neither a tensor nor a plain value; the message says where.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_plain(key, f"a key of {where}")
+            check_plain(item, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            check_plain(item, f"{where}[{index}]")
+    elif type(value) not in (str, bytes, int, float, bool, type(None)) and not isinstance(
+        value, torch.Tensor
+    ):
+        raise TypeError(
+            f"{where} is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings, "
+            "None, and dictionaries, lists and tuples of them"
+        )
+
+
+class _DamagedError(Exception):
+    """A checkpoint's files are not what was written."""
+
+
+class _ChecksumWriter:
+    """A file that counts and checksums what passes through it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.num_bytes = 0
+        self.checksum = 0
+
+    def write(self, data: bytes) -> int:
+        self.checksum = zlib.crc32(data, self.checksum)
+        self.num_bytes += len(data)
+        self._file.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextmanager
+def _durable(path: Path) -> Iterator[BinaryIO]:
+    """A new file whose bytes are on the disk when the block ends."""
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_manifest(path: Path) -> Manifest:
+    """Raises FileNotFoundError, or _DamagedError where it cannot be understood."""
+    try:
+        return Manifest(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise _DamagedError(f"{path} is not a manifest: {error}") from error
+
+
+def _read(path: Path) -> tuple[Manifest, bytes]:
+    """Manifest and data of one checkpoint, checked against each other."""
+    manifest = _read_manifest(path)
+    data_path = path.with_name(manifest.file)
+    try:
+        data = data_path.read_bytes()
+    except OSError as error:
+        raise _DamagedError(f"{data_path} cannot be read: {error}") from error
+    if len(data) != manifest.num_bytes or zlib.crc32(data) != manifest.checksum:
+        raise _DamagedError(
+            f"{data_path} is damaged: expected {manifest.num_bytes} bytes with checksum "
+            f"{manifest.checksum:08x}, got {len(data)} bytes with {zlib.crc32(data):08x}"
+        )
+    return manifest, data
+
+
+def _load_state(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        # weights_only: reading a checkpoint never runs code that somebody put into it.
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values: {error}"
+        ) from error
+    assert isinstance(state, dict), type(state)
+    return state
