@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal, cast
 
 import torch
 
@@ -206,7 +206,7 @@ class Checkpointer:
         temporary = self._directory / f"{step}.pt.tmp"
         with _durable(temporary) as file:
             writer = _ChecksumWriter(file)
-            torch.save(dict(state), writer)
+            torch.save(dict(state), cast("IO[bytes]", writer))
         name = f"{step}-{writer.checksum:08x}.pt"
         self._rename(temporary, name)
         return name, writer.num_bytes, writer.checksum

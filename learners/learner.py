@@ -1,0 +1,308 @@
+"""The learner's loop: take a batch, train, write back, publish; now and then save and report.
+
+::
+
+    stream.next ─→ trainable.train_step ─→ stream.write_back (latents, priorities)
+         ↑                  │ every publish_every_steps
+       replay               └─→ sink.publish
+
+With several ranks, all run this loop on their parts of each batch; rank 0 alone publishes, saves
+and reports. Nothing here waits for the device except the reading of metrics (every
+``log_every_steps``), publications, checkpoints and reports.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from learners.batch_stream import BatchStream
+from learners.metric_window import MetricWindow
+from learners.process_group import local_batch_size
+from learners.write_back import begin_write_back
+from wm_distributed.api import Phase, Report, Trainable, WeightsSink
+from wm_distributed.checkpoint import Checkpointer
+from wm_distributed.collective import Collective
+from wm_distributed.config import LearnerConfig
+from wm_distributed.errors import ConfigError
+from wm_distributed.seeding import random_state, set_random_state
+from wm_distributed.timing import WorkMeter
+from wm_distributed.types import (
+    LATENT_VERSION,
+    POLICY_VERSION,
+    TensorBatch,
+    Weights,
+)
+
+_POLL_SECONDS = 0.5
+"""How long a step waits for a batch before it lets its caller look at other things."""
+
+
+class Learner:
+    """One rank's training. One thread runs it; others may read stats and leave requests.
+
+    ::
+
+        learner.start()              # publishes the first weights
+        learner.run(should_stop)     # or: learner.step() as often as wanted
+        learner.finish()             # publishes and saves the last ones
+    """
+
+    def __init__(
+        self,
+        trainable: Trainable,
+        phases: Sequence[Phase],
+        streams: Mapping[str, BatchStream],
+        config: LearnerConfig,
+        *,
+        device: torch.device,
+        collective: Collective | None = None,
+        sink: WeightsSink | None = None,
+        checkpointer: Checkpointer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begins the first phase.
+
+        Args:
+            trainable: What is trained, on ``device``.
+            phases: Gradient phases, taken in turn for ``Phase.steps`` steps each.
+            streams: This rank's batches, by phase name.
+            config: How often to publish, save, report and log.
+            device: Where the trainable and the batches are.
+            collective: The group of ranks; none: a single rank.
+            sink: Where weights go, on rank 0.
+            checkpointer: Where checkpoints go, on rank 0.
+            clock: In seconds.
+
+        Raises:
+            ConfigError: A phase is not trained by gradients, or its batch cannot be divided.
+        """
+        self._trainable = trainable
+        self._phases = phases
+        self._streams = streams
+        self._config = config
+        self._device = device
+        self._collective = collective or Collective()
+        self._sink = sink
+        self._checkpointer = checkpointer
+        self._clock = clock
+        self._batch_sizes = [_batch_size(phase, self._collective.world_size) for phase in phases]
+
+        self._train_steps = 0
+        self._version = 0
+        self._published_at = -1
+        self._agreed_at = -1
+        self._carry: Any = None
+        self._begin_phase(0)
+
+        self._meter = WorkMeter("wait", "train")
+        self._window = MetricWindow()
+        self._metrics: dict[str, float] = {}
+        self._timings: dict[str, float] = {}
+        self._report: Report | None = None
+        self._requested_scores: list[float | None] = []
+        self._saved_time = self._reported_time = clock()
+
+    @property
+    def train_steps(self) -> int:
+        """Train steps since the run began, resumptions included."""
+        return self._train_steps
+
+    @property
+    def phase(self) -> str:
+        """Name of the phase whose turn it is."""
+        return self._phases[self._phase_index].name
+
+    def start(self, newest_version: int = 0) -> None:
+        """Publishes the weights as they are, so that actors can begin.
+
+        Args:
+            newest_version: The newest version that an actor may already have; what is published is
+                newer, although a resumed learner may have forgotten its last publications.
+        """
+        self._version = max(self._version, newest_version)
+        self._publish()
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Trains until told to stop.
+
+        With several ranks, all must stop after the same step. They ask each other every
+        ``log_every_steps`` steps, and stop when ``should_stop`` of any of them says so.
+
+        Raises:
+            DeadlineError: No batch came within the reader's deadline (prefetching streams).
+        """
+        while not self._all_stop(should_stop):
+            self.step()
+
+    def step(self) -> bool:
+        """One train step of the current phase; False if no batch came for a short while."""
+        self._save_if_due()
+        phase = self._phases[self._phase_index]
+        assert phase.data is not None
+        with self._meter.measure("wait"):
+            item = self._streams[phase.name].next(_POLL_SECONDS)
+        if item is None:
+            return False
+        batch, addresses = item
+        self._report_if_due(phase, batch)
+        with self._meter.measure("train"):
+            self._carry, output = self._trainable.train_step(phase.name, self._carry, batch)
+            self._window.add(output.metrics)
+            update = begin_write_back(phase.data.table, batch, addresses, output, self._version)
+            if update is not None:
+                self._streams[phase.name].write_back(update)
+            self._train_steps += 1
+            if self._train_steps % self._config.log_every_steps == 0:
+                self._read_metrics(batch)
+        self._meter.count(1)
+        if self._train_steps % self._config.publish_every_steps == 0:
+            self._publish()
+        self._phase_steps += 1
+        if phase.steps is not None and self._phase_steps >= phase.steps:
+            self._begin_phase((self._phase_index + 1) % len(self._phases))
+        return True
+
+    def finish(self) -> None:
+        """Publishes and saves what the last steps have learned, and closes the streams."""
+        if self._published_at != self._train_steps:
+            self._publish()
+        self._save(None)
+        for stream in self._streams.values():
+            stream.close()
+
+    def request_checkpoint(self, score: float | None = None) -> None:
+        """Asks for a checkpoint before the next step.
+
+        Args:
+            score: Mean return of an evaluation; the best so far is kept.
+        """
+        self._requested_scores.append(score)
+
+    def take_report(self) -> Report | None:
+        """The newest report, once; None if there is no new one."""
+        report, self._report = self._report, None
+        return report
+
+    def stats(self) -> dict[str, float]:
+        """Metrics under ``learner/`` and ``train/``; rates are of the time since the last call."""
+        rate, shares = self._meter.read()
+        waited = [stream.waited_seconds() for stream in self._streams.values()]
+        return {
+            "learner/train_steps": float(self._train_steps),
+            "learner/train_steps_per_second": rate,
+            "learner/wait_share": shares["wait"],
+            "learner/ratio_wait_seconds": sum(w.get("ratio", 0.0) for w in waited),
+            "learner/data_wait_seconds": sum(
+                w.get("data", 0.0) + w.get("transfer", 0.0) for w in waited
+            ),
+            "learner/version": float(self._version),
+            **self._timings,
+            **self._metrics,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Trainable, progress and random state: everything that a checkpoint holds."""
+        return {
+            "trainable": self._trainable.state_dict(),
+            "train_steps": self._train_steps,
+            "version": self._version,
+            "phase": self._phase_index,
+            "phase_steps": self._phase_steps,
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`; call it before :meth:`start`, on every rank.
+
+        The random state is rank 0's. The other ranks keep theirs, which must differ from it:
+        :func:`~wm_distributed.seeding.rank_seed` gives them one.
+
+        Raises:
+            CheckpointError: The trainable does not fit the state.
+        """
+        self._trainable.load_state_dict(state["trainable"])
+        self._train_steps = int(state["train_steps"])
+        self._version = int(state["version"])
+        self._begin_phase(int(state["phase"]) % len(self._phases))
+        self._phase_steps = int(state["phase_steps"])
+        if self._collective.rank == 0:
+            set_random_state(state["random"])
+
+    # ---------------------------------------------------------------------------- the parts
+
+    def _begin_phase(self, index: int) -> None:
+        self._phase_index = index
+        self._phase_steps = 0
+        name, batch_size = self._phases[index].name, self._batch_sizes[index]
+        self._carry = self._trainable.init_train(name, batch_size)
+
+    def _publish(self) -> None:
+        self._version += 1
+        self._published_at = self._train_steps
+        if self._sink is None:
+            return
+        started = self._clock()
+        buffer = self._trainable.policy_weights()
+        self._sink.publish(Weights(self._version, buffer, self._train_steps))
+        self._timings["learner/publish_seconds"] = self._clock() - started
+        self._timings["learner/publish_bytes"] = float(buffer.nbytes)
+
+    def _read_metrics(self, batch: TensorBatch) -> None:
+        """Reads the window's means, and how old the newest batch's data are, in versions."""
+        ages = {
+            "learner/policy_lag_mean": POLICY_VERSION,
+            "learner/latent_age_mean": LATENT_VERSION,
+        }
+        for name, column in ages.items():
+            if column in batch.columns:
+                trained = batch.columns[column][:, batch.context :]
+                self._window.add({name: self._version - trained.float().mean()})
+        self._metrics = {
+            name if name in ages else f"train/{name}": value
+            for name, value in self._window.read().items()
+        }
+
+    def _report_if_due(self, phase: Phase, batch: TensorBatch) -> None:
+        """Reports on a batch that the model has not been trained on in this step yet."""
+        due = self._clock() - self._reported_time >= self._config.report_every_seconds
+        if due and self._collective.rank == 0:
+            self._report = self._trainable.report(phase.name, batch)
+            self._reported_time = self._clock()
+
+    def _save_if_due(self) -> None:
+        if self._requested_scores:
+            self._save(self._requested_scores.pop(0))
+        elif self._clock() - self._saved_time >= self._config.checkpoint_every_seconds:
+            self._save(None)
+
+    def _save(self, score: float | None) -> None:
+        if self._checkpointer is None:
+            return
+        started = self._clock()
+        counters = {"train_steps": self._train_steps, "version": self._version}
+        self._checkpointer.save(self.state_dict(), counters, score)
+        self._saved_time = self._clock()
+        self._timings["learner/checkpoint_seconds"] = self._saved_time - started
+
+    def _all_stop(self, should_stop: Callable[[], bool]) -> bool:
+        """Whether to stop now; with several ranks, the same answer on all of them."""
+        if self._collective.world_size == 1:
+            return should_stop()
+        if self._train_steps % self._config.log_every_steps or self._agreed_at == self._train_steps:
+            return False
+        self._agreed_at = self._train_steps
+        vote = torch.tensor(float(should_stop()), device=self._device)
+        return bool(self._collective.mean_(vote).item() > 0)
+
+
+def _batch_size(phase: Phase, world_size: int) -> int:
+    if phase.kind != "gradient" or phase.data is None:
+        raise ConfigError(
+            f"phase {phase.name!r} is of kind {phase.kind!r} and has "
+            f"{'no' if phase.data is None else 'its'} data: a learner runs gradient phases on data"
+        )
+    return local_batch_size(phase.data.batch_size, world_size)
