@@ -1,0 +1,135 @@
+"""Everything that defines a Dreamer: sizes, latents, losses, optimiser. Defaults are V3's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from wm_distributed.api import SelectorSpec
+from wm_distributed.errors import ConfigError
+from wm_distributed.nets.layers import ActName, NormName
+from wm_distributed.nets.optim import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetConfig:
+    """Sizes of the networks."""
+
+    deter: int = 8192
+    """Size of the deterministic recurrent state."""
+    hidden: int = 1024
+    """Units of the layers inside the recurrent model."""
+    stoch: int = 32
+    """Number of stochastic latent variables."""
+    classes: int = 64
+    """Classes of each variable (categorical latents), at most 256."""
+    blocks: int = 8
+    """Blocks of the recurrent layer, which do not mix with each other."""
+    depth: int = 64
+    """Channels of the image networks, times the multiples below."""
+    depth_multiples: tuple[int, ...] = (2, 3, 4, 4)
+    """One convolutional stage each, from high to low resolution; every stage halves it."""
+    units: int = 1024
+    """Units of the perceptrons."""
+    vector_layers: int = 3
+    """Layers that encode and decode vector observations."""
+    reward_layers: int = 1
+    """Layers of the reward head."""
+    cont_layers: int = 1
+    """Layers of the continuation head."""
+    actor_layers: int = 3
+    """Layers of the actor."""
+    critic_layers: int = 3
+    """Layers of the critic."""
+    bins: int = 255
+    """Bins of the two-hot reward and value distributions, an odd number."""
+    norm: NormName = "rms"
+    """Normalisation of the layers."""
+    act: ActName = "silu"
+    """Activation of the layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights and constants of the world-model loss."""
+
+    reconstruction: float = 1.0
+    """Weight of the observations' loss."""
+    reward: float = 1.0
+    """Weight of the reward loss."""
+    cont: float = 1.0
+    """Weight of the continuation loss."""
+    dynamics: float = 1.0
+    """Weight of the KL that trains the prior towards the posterior."""
+    representation: float = 0.1
+    """Weight of the KL that trains the posterior towards the prior."""
+    free_nats: float = 1.0
+    """KL below which neither is trained, summed over the latent variables."""
+    unimix: float = 0.01
+    """Share of the uniform distribution in categorical latents."""
+    replay_value: float = 0.3
+    """Weight of the critic's loss on replayed states, which also trains the world model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviorConfig:
+    """How actor and critic learn in imagination."""
+
+    horizon: int = 15
+    """Imagined steps from each replayed state."""
+    gamma_horizon: float = 333.0
+    """Effective length of discounting: γ = 1 − 1/gamma_horizon."""
+    lam: float = 0.95
+    """λ of the λ-returns."""
+    entropy: float = 3e-4
+    """Weight of the actor's entropy."""
+    slow_rate: float = 0.02
+    """Share of the critic in its slow copy at each update."""
+    slow_regularizer: float = 1.0
+    """Weight of the critic's loss towards its slow copy."""
+
+    @property
+    def gamma(self) -> float:
+        """Discount of a step."""
+        return 1.0 - 1.0 / self.gamma_horizon
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamerConfig:
+    """A Dreamer agent and its batches."""
+
+    net: NetConfig = field(default_factory=NetConfig)
+    """Sizes of the networks."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """World-model loss."""
+    behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
+    """Actor and critic."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser of all networks."""
+    latent: Literal["categorical", "gaussian"] = "categorical"
+    """Distribution of the stochastic latent variables."""
+    batch_size: int = 16
+    """Sequences in the global batch."""
+    batch_length: int = 64
+    """Trained steps of each sequence."""
+    selector: SelectorSpec = field(default_factory=SelectorSpec)
+    """How sequences are picked from replay."""
+
+    def __post_init__(self) -> None:
+        """Checks sizes against each other.
+
+        Raises:
+            ConfigError: Sizes that cannot be divided, or are out of range.
+        """
+        net = self.net
+        if net.deter % net.blocks:
+            raise ConfigError(
+                f"model.net.deter must be divisible by model.net.blocks, got {net.deter} and "
+                f"{net.blocks}"
+            )
+        if self.latent == "categorical" and not 2 <= net.classes <= 256:
+            raise ConfigError(f"model.net.classes must be in 2..256, got {net.classes}")
+        if net.bins % 2 == 0:
+            raise ConfigError(f"model.net.bins must be odd (one bin is zero), got {net.bins}")
+        if self.batch_length < 2:
+            raise ConfigError(f"model.batch_length must be at least 2, got {self.batch_length}")

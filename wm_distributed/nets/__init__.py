@@ -1,0 +1,1 @@
+"""Torch modules shared by the families, and the optimiser over one flat buffer."""

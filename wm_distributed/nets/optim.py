@@ -1,0 +1,147 @@
+"""LaProp and Adam over one flat buffer that holds all parameters of a module.
+
+All parameters are views into one tensor, and so are their gradients. Clearing, averaging over
+ranks and updating then are a few operations on two long vectors, whatever the number of layers;
+nothing waits for the device, so that a step can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wm_distributed.collective import Collective
+
+_MIN_PARAM_NORM = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How gradients become updates."""
+
+    kind: Literal["laprop", "adam"] = "laprop"
+    """laprop normalises the gradient before averaging it; adam averages both separately."""
+    lr: float = 4e-5
+    """Learning rate."""
+    warmup_steps: int = 1000
+    """Train steps during which the learning rate rises from zero."""
+    beta1: float = 0.9
+    """Decay of the averaged update (momentum)."""
+    beta2: float = 0.999
+    """Decay of the averaged squared gradient."""
+    eps: float = 1e-20
+    """Added to the root of the averaged squared gradient."""
+    agc: float | None = 0.3
+    """Largest norm of a tensor's gradient, as a share of that tensor's norm; none: no limit."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together; none: no limit."""
+    weight_decay: float = 0.0
+    """Share of the parameters taken away each step, times the learning rate."""
+
+
+class FlatOptimizer:
+    """Owns the parameters and gradients of some modules in two flat buffers, and updates them.
+
+    Source: LaProp is Ziyin et al., "LaProp: Separating Momentum and Adaptivity in Adam" (2020);
+        adaptive gradient clipping (AGC) is Brock et al., "High-Performance Large-Scale Image
+        Recognition Without Normalization" (2021), here by whole tensors, as in DreamerV3's code.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], config: OptimConfig, collective: Collective
+    ) -> None:
+        """Moves the parameters into the flat buffer; they keep their values.
+
+        Args:
+            params: What to train; all on one device, float32.
+            config: Hyperparameters.
+            collective: Ranks over which gradients are averaged.
+        """
+        self._config = config
+        self._collective = collective
+        self._params = list(params)
+        self.flat = torch.cat([param.detach().flatten() for param in self._params])
+        self.grad = torch.zeros_like(self.flat)
+        self._param_views = _views(self.flat, self._params)
+        self._grad_views = _views(self.grad, self._params)
+        for param, view, grad in zip(
+            self._params, self._param_views, self._grad_views, strict=True
+        ):
+            param.data = view
+            param.grad = grad
+        self._momentum = torch.zeros_like(self.flat)
+        self._square = torch.zeros_like(self.flat)
+        self._step = self.flat.new_zeros(())
+
+    def zero_grad(self) -> None:
+        """Clears the gradients."""
+        self.grad.zero_()
+
+    @torch.no_grad()
+    def step(self) -> dict[str, Tensor]:
+        """Averages the gradients over the ranks and updates the parameters.
+
+        Returns:
+            The norms of the gradient before clipping and of the update.
+        """
+        grad = self._collective.mean_(self.grad)
+        grad_norm = torch.linalg.vector_norm(grad)
+        self._clip(grad_norm)
+        before = self._step.clone()
+        self._step += 1
+        update = self._laprop() if self._config.kind == "laprop" else self._adam()
+        lr = self._config.lr * (before / max(self._config.warmup_steps, 1)).clamp_max(1.0)
+        if self._config.warmup_steps == 0:
+            lr = torch.full_like(lr, self._config.lr)
+        if self._config.weight_decay:
+            self.flat.mul_(1.0 - lr * self._config.weight_decay)
+        update.mul_(lr)
+        self.flat.sub_(update)
+        return {"grad_norm": grad_norm, "update_norm": torch.linalg.vector_norm(update)}
+
+    def _clip(self, grad_norm: Tensor) -> None:
+        if self._config.agc is not None:
+            limits = torch.stack(torch._foreach_norm(self._param_views))
+            limits = self._config.agc * limits.clamp_min(_MIN_PARAM_NORM)
+            norms = torch.stack(torch._foreach_norm(self._grad_views))
+            factors = 1.0 / (norms / limits).clamp_min(1.0)
+            torch._foreach_mul_(self._grad_views, list(factors.unbind()))
+        if self._config.clip_norm is not None:
+            self.grad.mul_((self._config.clip_norm / (grad_norm + 1e-6)).clamp_max(1.0))
+
+    def _laprop(self) -> Tensor:
+        self._square.mul_(self._config.beta2).addcmul_(
+            self.grad, self.grad, value=1.0 - self._config.beta2
+        )
+        root = (self._square / self._debias(self._config.beta2)).sqrt_().add_(self._config.eps)
+        self._momentum.lerp_(self.grad / root, 1.0 - self._config.beta1)
+        return self._momentum / self._debias(self._config.beta1)
+
+    def _adam(self) -> Tensor:
+        self._square.mul_(self._config.beta2).addcmul_(
+            self.grad, self.grad, value=1.0 - self._config.beta2
+        )
+        root = (self._square / self._debias(self._config.beta2)).sqrt_().add_(self._config.eps)
+        self._momentum.lerp_(self.grad, 1.0 - self._config.beta1)
+        return self._momentum / self._debias(self._config.beta1) / root
+
+    def _debias(self, beta: float) -> Tensor:
+        return 1.0 - beta**self._step
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Statistics and the step count; the parameters belong to their modules."""
+        return {"momentum": self._momentum, "square": self._square, "step": self._step}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores :meth:`state_dict`; sizes must be equal."""
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
+
+
+def _views(flat: Tensor, params: list[nn.Parameter]) -> list[Tensor]:
+    parts = torch.split(flat, [param.numel() for param in params])
+    return [part.view(param.shape) for part, param in zip(parts, params, strict=True)]

@@ -1,0 +1,1 @@
+"""Pure maths on tensors, shared by the families: no parameters, no state but statistics."""
