@@ -1,0 +1,183 @@
+"""The command line: ``wm-distributed COMMAND …``.
+
+What a command needs is imported when it runs, so that help, lists and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wm_distributed.config import RunConfig
+from wm_distributed.errors import UnknownNameError, WmError
+
+if TYPE_CHECKING:
+    from wm_distributed.launch.run_dir import RunDir
+
+PROG = "wm-distributed"
+OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit status.
+
+    0: done. 1: a benchmark missed its bound. 2: bad input, or a run that could not go on.
+    130: ended by Ctrl-C.
+
+    Args:
+        argv: The arguments; None takes those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Like `python -m`: families, presets and environments of one's own are found from here.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return _dispatch(arguments)
+    except WmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return OK if argv else BAD_INPUT
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(version(PROG))
+        return OK
+    if argv[0] not in COMMANDS:
+        raise UnknownNameError("command", argv[0], COMMANDS)
+    return COMMANDS[argv[0]](argv[1:])
+
+
+def train(argv: list[str]) -> int:
+    """Trains a preset in a new run directory."""
+    from wm_distributed.launch.arguments import parse_train
+    from wm_distributed.launch.presets import load_preset
+    from wm_distributed.launch.run_dir import RunDir
+
+    if _lacks_name(argv):
+        return _explain("train", "PRESET [--run-dir DIR] [--seed N] [--field value …]", argv)
+    preset, family = load_preset(argv[0])
+    config, path = parse_train(preset, family.config, argv[1:], f"{PROG} train {argv[0]}")
+    return _run(config, RunDir.create(path, preset.preset), resume=False)
+
+
+def resume(argv: list[str]) -> int:
+    """Goes on with a run from its newest checkpoint."""
+    from wm_distributed.launch.arguments import parse_resume
+    from wm_distributed.launch.run_dir import RunDir
+    from wm_distributed.launch.status_file import refuse_if_running
+
+    if _lacks_name(argv):
+        return _explain("resume", "RUN_DIR [--field value …]", argv)
+    run_dir = RunDir.open(Path(argv[0]))
+    saved, family = run_dir.load_config()
+    config = parse_resume(saved, family.config, argv[1:], f"{PROG} resume {argv[0]}")
+    refuse_if_running(run_dir)
+    return _run(config, run_dir, resume=True)
+
+
+def evaluate(argv: list[str]) -> int:
+    """Evaluates the newest checkpoint of a run beside the random policy."""
+    from wm_distributed.launch.evaluate import evaluate_run
+
+    return _call(evaluate_run, "eval", argv)
+
+
+def status(argv: list[str]) -> int:
+    """Shows every process of a run, living or dead."""
+    from wm_distributed.launch.status_file import show_status
+
+    return _call(show_status, "status", argv)
+
+
+def list_names(argv: list[str]) -> int:
+    """Lists families, presets and environments."""
+    from wm_distributed.launch.listing import show_names
+
+    return _call(show_names, "list", argv)
+
+
+def bench(argv: list[str]) -> int:
+    """Measures a part of the system against a bound of this machine."""
+    from wm_distributed.launch.bench_command import run_benchmark
+
+    return _call(run_benchmark, "bench", argv)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "resume": resume,
+    "eval": evaluate,
+    "status": status,
+    "list": list_names,
+    "bench": bench,
+}
+
+
+def _help() -> str:
+    lines = [f"usage: {PROG} COMMAND …", "", "Trains world models on Ray.", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:8} {(command.__doc__ or '').splitlines()[0]}")
+    lines += [
+        "",
+        "A first run, about ten minutes on two CPU cores:",
+        f"  {PROG} train dreamer-cartpole",
+        "",
+        f"Each command explains itself: {PROG} train dreamer-cartpole --help",
+    ]
+    return "\n".join(lines)
+
+
+def _lacks_name(argv: list[str]) -> bool:
+    return not argv or argv[0].startswith("-")
+
+
+def _explain(command: str, usage: str, argv: list[str]) -> int:
+    """Prints how a command is used that was given no name, with the names that there are."""
+    from wm_distributed.launch.presets import all_families
+    from wm_distributed.launch.run_dir import RUNS, newest_runs
+
+    print(f"usage: {PROG} {command} {usage}\n\n{COMMANDS[command].__doc__}\n")
+    if command == "train":
+        names = [name for family in all_families() for name in family.presets]
+        print("presets:\n  " + "\n  ".join(names))
+        print(f"\nEvery field of a preset can be set: {PROG} train {names[0]} --help")
+    else:
+        runs = [str(path) for path in newest_runs(RUNS, 10)]
+        print("newest runs:\n  " + "\n  ".join(runs or ["none yet"]))
+    return OK if argv and argv[0] in ("-h", "--help") else BAD_INPUT
+
+
+def _call(function: Callable[..., int], command: str, argv: list[str]) -> int:
+    """Calls a function whose parameters are the command's flags."""
+    from wm_distributed.launch.arguments import parse
+
+    return parse(function, argv, prog=f"{PROG} {command}")
+
+
+def _run(config: RunConfig[Any], run_dir: RunDir, *, resume: bool) -> int:
+    from rich.console import Console
+
+    from wm_distributed.launch.drive import drive
+    from wm_distributed.launch.runtime import make_runtime
+
+    try:
+        runtime = make_runtime(config, run_dir.path, resume=resume)
+    except WmError:
+        run_dir.remove_if_empty()
+        raise
+    run_dir.save_config(config)
+    return drive(config, run_dir, runtime, Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

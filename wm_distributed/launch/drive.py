@@ -1,0 +1,196 @@
+"""Drives a run from its start to the files it leaves: the loop behind ``train`` and ``resume``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from wm_distributed.api import Report
+from wm_distributed.config import RunConfig
+from wm_distributed.errors import RunDirError, WmError
+from wm_distributed.launch.history import History
+from wm_distributed.launch.interrupts import Interrupts
+from wm_distributed.launch.progress import Progress
+from wm_distributed.launch.recorder import Recorder
+from wm_distributed.launch.report import print_files, print_result, write_pictures, write_summary
+from wm_distributed.launch.run_dir import RunDir, writing
+from wm_distributed.launch.runtime import FinalEvaluation, RunStatus, Runtime
+from wm_distributed.launch.status_file import State, StatusFile
+
+_LOGGER = logging.getLogger(__name__)
+INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+
+
+def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Console) -> int:
+    """Runs until a limit, an error or Ctrl-C, and returns the exit status.
+
+    Whatever happens, the runtime's processes are ended and ``status.json`` tells how.
+
+    Raises:
+        WmError: The run cannot go on. A checkpoint was saved where that was still possible.
+    """
+    rows = run_dir.read_metrics()
+    history = History(config, float(rows[-1]["wall_seconds"]) if rows else 0.0)
+    with (
+        Progress(history, run_dir, console) as progress,
+        _logging_to(run_dir, progress.note),
+        Recorder(run_dir, config.runtime.metrics_port) as recorder,
+    ):
+        if recorder.endpoint:
+            progress.note(f"metrics: http://localhost:{recorder.endpoint.port}/metrics")
+        run = _Run(config, run_dir, runtime, history, progress, recorder)
+        interrupts = Interrupts(progress.note)
+        with interrupts.installed():
+            final = run.to_its_end(interrupts)
+    if final:
+        console.print()
+        print_result(console, {"trained agent": final.agent, "random policy": final.random})
+    console.print()
+    print_files(console, run_dir)
+    if interrupts.asked:
+        console.print(f"\nTo go on: wm-distributed resume {run_dir.path}", highlight=False)
+    return INTERRUPTED if interrupts.asked else 0
+
+
+class _Run:
+    """A runtime together with everything that records and shows it."""
+
+    def __init__(
+        self,
+        config: RunConfig[Any],
+        run_dir: RunDir,
+        runtime: Runtime,
+        history: History,
+        progress: Progress,
+        recorder: Recorder,
+    ) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._runtime = runtime
+        self._history = history
+        self._progress = progress
+        self._recorder = recorder
+        self._status_file = StatusFile(run_dir)
+        self._status: RunStatus | None = None
+        self._report: Report | None = None
+        self._seconds = 0.0  # of training, as of the newest status
+
+    def to_its_end(self, interrupts: Interrupts) -> FinalEvaluation | None:
+        """Trains, evaluates, stops and writes the files; None where Ctrl-C came in between."""
+        try:
+            final = self._train_and_evaluate(interrupts)
+            self._stop("stopping")
+            self._write_files(final)
+            self._status_file.write_state("finished" if final else "stopped")
+        except KeyboardInterrupt:
+            self._runtime.stop(checkpoint=False)
+            self._status_file.write_state("stopped", "at once, without a checkpoint")
+            return None
+        except WmError as error:
+            self._stop_after(error)
+            raise
+        finally:
+            self._runtime.stop(checkpoint=False)
+        return final
+
+    def _train_and_evaluate(self, interrupts: Interrupts) -> FinalEvaluation | None:
+        _LOGGER.info("starting %s", self._config)
+        self._progress.waiting(_starting(self._config))
+        self._runtime.start()
+        while not interrupts.asked:
+            self._status = self._runtime.poll()
+            self._take_in(self._status)
+            if self._status.finished:
+                break
+        if interrupts.asked:
+            return None
+        assert self._status is not None
+        _LOGGER.info("training ends: %s", self._status.reason)
+        self._progress.note(f"Training ends: {self._status.reason}.")
+        self._progress.waiting("Evaluating the agent and the random policy …")
+        try:
+            with interrupts.at_once():
+                return self._runtime.evaluate_final(self._config.eval.final_episodes)
+        except KeyboardInterrupt:
+            return None
+
+    def _take_in(self, status: RunStatus) -> None:
+        self._seconds = self._history.seconds
+        self._history.update(status)
+        self._progress.update(status)
+        self._recorder.record(status, self._seconds)
+        self._status_file.write(status, self._seconds)
+        for item in status.reports:
+            self._report = item.report
+
+    def _stop(self, state: State) -> None:
+        self._progress.waiting("Stopping, with a checkpoint …")
+        self._status_file.write_state(state)
+        self._runtime.stop(checkpoint=True)
+
+    def _stop_after(self, error: WmError) -> None:
+        """Saves what can still be saved after an error."""
+        _LOGGER.info("the run failed: %s", error)
+        try:
+            self._stop("failed")
+        except WmError as second:
+            _LOGGER.warning("no checkpoint could be saved after the error below: %s", second)
+        try:
+            self._status_file.write_state("failed", str(error))
+        except RunDirError as second:
+            _LOGGER.warning("%s", second)
+
+    def _write_files(self, final: FinalEvaluation | None) -> None:
+        self._progress.waiting("Drawing curves and videos …")
+        if final:
+            assert self._status is not None
+            self._recorder.record_evaluation(final.agent, "final", self._seconds)
+            self._recorder.record_evaluation(final.random, "random", self._seconds)
+            write_summary(self._run_dir, self._config, self._status, self._seconds, final)
+        if self._status is not None:
+            agent = final.agent if final else None
+            write_pictures(self._run_dir, self._config, self._report, agent)
+
+
+def _starting(config: RunConfig[Any]) -> str:
+    if config.runtime.kind == "inline":
+        return "Starting, all in this process …"
+    return (
+        f"Starting on Ray: actors {config.actors.num_actors}, replay shards "
+        f"{config.replay.num_shards}, learners {config.learner.num_ranks} …"
+    )
+
+
+@contextmanager
+def _logging_to(run_dir: RunDir, note: Callable[[str], None]) -> Iterator[None]:
+    """Logs everything to ``log.txt``, and warnings to the terminal as well."""
+    with writing(run_dir.log):
+        to_file = logging.FileHandler(run_dir.log, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_terminal = _NoteHandler(note)
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.INFO)
+    for handler in (to_file, to_terminal):
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (to_file, to_terminal):
+            root.removeHandler(handler)
+        to_file.close()
+        root.setLevel(level)
+
+
+class _NoteHandler(logging.Handler):
+    """Shows warnings above the live display."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._note = note
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._note(f"{record.levelname.lower()}: {self.format(record)}")

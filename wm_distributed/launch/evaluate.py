@@ -1,0 +1,60 @@
+"""``wm-distributed eval``: the newest checkpoint of a run beside the random policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from wm_distributed.config import RunConfig
+from wm_distributed.launch.report import print_result
+from wm_distributed.launch.run_dir import RunDir
+from wm_distributed.launch.runtime import make_runtime
+
+
+def evaluate_run(
+    run_dir: Annotated[Path, tyro.conf.Positional],
+    /,
+    episodes: int | None = None,
+    video: bool = False,
+) -> int:
+    """Evaluates the newest checkpoint of a run on seeds that training never uses.
+
+    Args:
+        run_dir: Directory of the run.
+        episodes: Episodes of the agent and of the random policy; none: as at the end of the run.
+        video: Save the first episode as eval.mp4 in the run directory.
+    """
+    directory = RunDir.open(run_dir)
+    saved, _ = directory.load_config()
+    config = _for_evaluation(saved)
+    runtime = make_runtime(config, directory.path, resume=True)
+    console = Console()
+    try:
+        runtime.start()
+        final = runtime.evaluate_final(episodes or config.eval.final_episodes)
+    finally:
+        runtime.stop(checkpoint=False)
+    console.print(f"after {final.agent.train_steps:,} train steps:", highlight=False)
+    print_result(console, {"agent": final.agent, "random policy": final.random})
+    if video:
+        from wm_distributed.launch.videos import save_agent_video
+
+        if save_agent_video(directory.eval_video, final.agent):
+            console.print(str(directory.eval_video), highlight=False)
+        else:
+            console.print(f"no video: {config.env.id} cannot draw itself", highlight=False)
+    return 0
+
+
+def _for_evaluation(config: RunConfig[Any]) -> RunConfig[Any]:
+    """The configuration for this process alone, without what only training needs."""
+    return replace(
+        config,
+        replay=replace(config.replay, num_shards=1, capacity_steps=config.replay.min_size),
+        learner=replace(config.learner, num_ranks=1, device="cpu", compile=False),
+        runtime=replace(config.runtime, kind="inline", ray_address=None, metrics_port=None),
+    )

@@ -1,0 +1,56 @@
+"""Finding a preset by its name, or by the import path of a function of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from wm_distributed.api import FamilySpec
+from wm_distributed.config import RunConfig
+from wm_distributed.errors import ConfigError, UnknownNameError
+from wm_distributed.families import FAMILIES, load_family
+
+
+def all_families() -> list[FamilySpec]:
+    """Every family of the table, in its order."""
+    return [load_family(name) for name in FAMILIES]
+
+
+def load_preset(name: str) -> tuple[RunConfig[Any], FamilySpec]:
+    """The full configuration that a preset returns, and its family.
+
+    Args:
+        name: A preset of any family, or ``module:function`` of a function that returns a
+            ``RunConfig``.
+
+    Raises:
+        UnknownNameError: No such preset; the message lists near matches.
+        ConfigError: ``module:function`` cannot be imported or returns something else.
+    """
+    if ":" in name:
+        config = _call(name)
+        return replace(config, preset=name), load_family(config.family)
+    known: dict[str, tuple[Callable[[], RunConfig[Any]], FamilySpec]] = {}
+    for family in all_families():
+        known |= {preset: (function, family) for preset, function in family.presets.items()}
+    if name not in known:
+        raise UnknownNameError("preset", name, known)
+    function, family = known[name]
+    return replace(function(), preset=name), family
+
+
+def _call(path: str) -> RunConfig[Any]:
+    module, _, attribute = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"preset {path!r} cannot be imported: {error}") from error
+    config = function() if callable(function) else function
+    if not isinstance(config, RunConfig):
+        raise ConfigError(
+            f"preset {path!r} must be a function that returns a RunConfig, "
+            f"got {type(config).__name__}"
+        )
+    return config

@@ -1,0 +1,199 @@
+"""``status.json``: how a run stands, for other terminals and for after its death."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from wm_distributed.errors import RunDirError
+from wm_distributed.launch.history import duration
+from wm_distributed.launch.run_dir import RunDir, read_json, write_json
+from wm_distributed.launch.runtime import ProcessStatus, RunStatus
+from wm_distributed.metrics import METRICS
+
+State = Literal["running", "stopping", "finished", "stopped", "failed"]
+STALE_SECONDS = 60.0
+
+# What a role's line tells: metric, unit, and the factor to it. Counters are shown a second.
+RATES: dict[str, tuple[tuple[str, str, float], ...]] = {
+    "actor": (
+        ("actor/env_steps_per_second", "env steps/s", 1),
+        ("actor/wait_share", "% waiting", 100),
+    ),
+    "shard": (
+        ("replay/steps", "steps", 1),
+        ("replay/inserted_steps", "inserted/s", 1),
+        ("replay/sample_bytes", "MB/s sampled", 1e-6),
+    ),
+    "limiter": (("limiter/ratio", "ratio", 1),),
+    "learner": (
+        ("learner/train_steps_per_second", "train steps/s", 1),
+        ("learner/wait_share", "% waiting", 100),
+    ),
+    "server": (("server/version", "version", 1), ("server/fetches", "fetches/s", 1)),
+    "evaluator": (("eval/return_mean", "return", 1), ("eval/version", "version", 1)),
+}
+
+
+class StatusFile:
+    """Writes ``status.json`` after each poll."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        """Remembers the file; nothing is written yet."""
+        self._path = run_dir.status
+        self._values: dict[str, Any] = {}
+        self._before: dict[tuple[str, int, int], tuple[float, Mapping[str, float]]] = {}
+
+    def write(self, status: RunStatus, wall_seconds: float) -> None:
+        """Replaces the file.
+
+        Raises:
+            RunDirError: It cannot be written.
+        """
+        now = time.time()
+        self._values = {
+            "phase": status.phase,
+            "env_steps": status.env_steps,
+            "train_steps": status.train_steps,
+            "wall_seconds": wall_seconds,
+            "reason": status.reason,
+            "metrics": dict(status.metrics),
+            "processes": [self._process(process, now) for process in status.processes],
+        }
+        self.write_state("running")
+
+    def write_state(self, state: State, reason: str = "") -> None:
+        """Replaces the file with what is known and a new state of the run."""
+        self._values |= {
+            "state": state,
+            "time": time.time(),
+            "driver": {"node": socket.gethostname(), "pid": os.getpid()},
+        }
+        if reason:
+            self._values["reason"] = reason
+        write_json(self._path, self._values)
+
+    def _process(self, process: ProcessStatus, now: float) -> dict[str, Any]:
+        """The process as plain values, with its counters' rates since the last poll."""
+        key = (process.role, process.index, process.pid)
+        then, before = self._before.get(key, (now, {}))
+        self._before[key] = (now, process.stats)
+        rates = {
+            name: (value - before[name]) / (now - then)
+            for name, value in process.stats.items()
+            if name in before and now > then and _is_counter(name)
+        }
+        return asdict(process) | {"stats": dict(process.stats), "rates": rates}
+
+
+def refuse_if_running(run_dir: RunDir) -> None:
+    """Raises RunDirError if a living process drives the run: two would spoil its files."""
+    if run_dir.status.exists():
+        state, alive = _state(read_json(run_dir.status))
+        if alive:
+            raise RunDirError(f"{run_dir.path} is {state}; stop that one first (Ctrl-C)")
+
+
+def show_status(run_dir: Annotated[Path, tyro.conf.Positional], /) -> int:
+    """Shows every process of a run: role, index, node, pid, health, restarts and rates.
+
+    Args:
+        run_dir: Directory of the run, living or dead.
+    """
+    directory = RunDir.open(run_dir)
+    console = Console()
+    if not directory.status.exists():
+        raise RunDirError(f"{run_dir} has no status yet: it is starting, or it never began")
+    values = read_json(directory.status)
+    state, alive = _state(values)
+    age = time.time() - values["time"]
+    console.print(f"[bold]{run_dir}[/]: {state}", highlight=False, soft_wrap=True)
+    if "processes" not in values:
+        return 0
+    console.print(
+        f"phase {values['phase']}, {values['env_steps']:,} env steps, "
+        f"{values['train_steps']:,} train steps, {duration(values['wall_seconds'])} of training; "
+        f"this was {duration(age)} ago",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_table(values["processes"], alive))
+    return 0
+
+
+def _state(values: Mapping[str, Any]) -> tuple[str, bool]:
+    """The state in words, and whether the processes may still live."""
+    state, driver = values["state"], values["driver"]
+    reason = f" ({values['reason']})" if values.get("reason") else ""
+    if state not in ("running", "stopping"):
+        return f"{state}{reason}", False
+    place = f"driver {driver['pid']} on {driver['node']}"
+    if driver["node"] == socket.gethostname():
+        if _is_alive(driver["pid"]):
+            return f"{state}, {place}", True
+    elif time.time() - values["time"] < STALE_SECONDS:
+        return f"{state}, {place}", True
+    return f"died without stopping ({place} is gone); it can be resumed", False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _table(processes: list[dict[str, Any]], alive: bool) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("role", "index", "node", "pid", "health", "restarts", "cpu", "memory", "rates"):
+        numeric = name in ("index", "pid", "restarts", "cpu", "memory")
+        table.add_column(name, justify="right" if numeric else "left")
+    for process in processes:
+        stats, rates = process["stats"], process["rates"]
+        health = process["health"] if alive else f"was {process['health']}"
+        style = "" if process["health"] == "running" else "yellow"
+        table.add_row(
+            process["role"],
+            str(process["index"]),
+            process["node"],
+            str(process["pid"] or "–"),
+            f"[{style}]{health}[/]" if style else health,
+            str(process["restarts"]),
+            _cell(rates.get("run/cpu_seconds"), "%", 100),
+            _cell(stats.get("run/rss_bytes"), "MB", 1e-6),
+            _rates(process["role"], stats, rates),
+        )
+    return table
+
+
+def _rates(role: str, stats: Mapping[str, float], rates: Mapping[str, float]) -> str:
+    cells = []
+    for name, unit, factor in RATES.get(role, ()):
+        value = (rates if _is_counter(name) else stats).get(name)
+        if value is not None:
+            cells.append(_cell(value, unit, factor))
+    return ", ".join(cells)
+
+
+def _cell(value: float | None, unit: str, factor: float) -> str:
+    if value is None:
+        return "–"
+    number = value * factor
+    text = f"{number:,.0f}" if abs(number) >= 100 or number == 0 else f"{number:.3g}"
+    return f"{text} {unit}"
+
+
+def _is_counter(name: str) -> bool:
+    return name in METRICS and METRICS[name].kind == "counter"
