@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from wm_distributed.types import (
 class FakeReplay:
     """A :class:`~wm_distributed.api.ReplayWriter` and ``ReplayReader`` that keeps everything.
 
-    An address's slot is ``1_000_000 * number of the stream + index of the step``.
+    An address's slot is ``1_000_000 * number of the run + index of the step``.
 
     Attributes:
         chunks: Copies of all inserted chunks, in order.
@@ -34,51 +35,53 @@ class FakeReplay:
         """Begins empty; the sizes are those of the batches."""
         self.chunks: list[SequenceChunk] = []
         self.updates: list[ReplayUpdate] = []
-        self._streams: dict[StreamId, Columns] = {}
+        self._runs: list[Columns] = []
+        self._numbers: dict[StreamId, list[int]] = {}
+        self._expected: dict[StreamId, int] = {}
         self._batch_size, self._length, self._context = batch_size, length, context
         self._rng = np.random.default_rng(seed)
 
     def insert(self, chunks: Sequence[SequenceChunk]) -> None:
         for chunk in chunks:
             columns = {name: column.copy() for name, column in chunk.columns.items()}
-            self.chunks.append(
-                SequenceChunk(chunk.stream, chunk.sequence_number, chunk.policy_version, columns)
-            )
-            before = self._streams.get(chunk.stream)
-            self._streams[chunk.stream] = (
-                columns
-                if before is None
-                else {name: np.concatenate([before[name], columns[name]]) for name in columns}
-            )
+            self.chunks.append(replace(chunk, columns=columns))
+            numbers = self._numbers.setdefault(chunk.stream, [])
+            if chunk.sequence_number == self._expected.get(chunk.stream):
+                before = self._runs[numbers[-1]]
+                joined = {name: np.concatenate([before[name], columns[name]]) for name in columns}
+                self._runs[numbers[-1]] = joined
+            else:
+                numbers.append(len(self._runs))
+                self._runs.append({name: column.copy() for name, column in columns.items()})
+            self._expected[chunk.stream] = chunk.sequence_number + 1
 
     def flush(self) -> None:
         """Does nothing: an insert is stored at once."""
 
-    def stream(self, stream: StreamId) -> Columns:
-        """All steps of a stream so far, ``(T, …)``."""
-        return self._streams[stream]
+    def runs(self, stream: StreamId) -> list[Columns]:
+        """The stream's steps ``(T, …)``, in pieces: a gap in the sequence numbers begins one."""
+        return [self._runs[number] for number in self._numbers[stream]]
 
     def sample(self) -> SequenceBatch:
         """A batch of uniformly drawn sequences.
 
         Raises:
-            DeadlineError: No stream is long enough yet.
+            DeadlineError: No run is long enough yet.
         """
         steps = self._context + self._length
-        streams = list(self._streams.values())
         starts = [
             (number, start)
-            for number, columns in enumerate(streams)
+            for number, columns in enumerate(self._runs)
             for start in range(len(next(iter(columns.values()))) - steps + 1)
         ]
         if not starts:
-            raise DeadlineError(f"fake replay: no stream has {steps} steps")
+            raise DeadlineError(f"fake replay: no unbroken run of {steps} steps")
         drawn = [starts[i] for i in self._rng.integers(len(starts), size=self._batch_size)]
         columns = {
             name: np.stack(
-                [streams[number][name][start : start + steps] for number, start in drawn]
+                [self._runs[number][name][start : start + steps] for number, start in drawn]
             )
-            for name in streams[0]
+            for name in self._runs[0]
         }
         slot = np.array([[number * 1_000_000 + start] for number, start in drawn])
         slot = slot + np.arange(steps)  # (B, context + T)
@@ -87,11 +90,10 @@ class FakeReplay:
 
     def update(self, update: ReplayUpdate) -> None:
         self.updates.append(update)
-        streams = list(self._streams.values())
         for name, values in update.columns.items():
             for index in np.ndindex(update.addresses.slot.shape):
                 number, step = divmod(int(update.addresses.slot[index]), 1_000_000)
-                streams[number][name][step] = values[index]
+                self._runs[number][name][step] = values[index]
 
     def waited_seconds(self) -> Mapping[str, float]:
         return {"ratio": 0.0, "data": 0.0, "transfer": 0.0}
