@@ -1,0 +1,159 @@
+"""The replay ratio: trained steps per environment step, over all shards, actors and learners.
+
+With ``balance = ratio · env_steps − trained_steps`` since training began, the limiter keeps
+``|balance| <= band``: an insert of m steps waits while it would raise the balance above the band, a
+sample of n steps while it would lower it below −band. Both sides would wait for each other if
+``2 · band < n + ratio · m``, so the band is widened to half of that for the largest n and m seen.
+
+Until ``min_size`` environment steps were counted, samples wait and inserts do not, and these steps
+count for nothing: they are no debt that training would have to catch up with.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+
+class ReplayRatioLimiter:
+    """A :class:`~wm_distributed.api.RateLimiter`; any thread may call it.
+
+    A reservation counts when it is granted. With timeouts of zero nothing waits: whoever is refused
+    lets the other side go first, which is how one process runs both in lockstep.
+    """
+
+    def __init__(self, ratio: float | None, min_size: int, band: float = 0.0) -> None:
+        """Begins with empty replay.
+
+        Args:
+            ratio: Trained steps per environment step; None: no limit but ``min_size``.
+            min_size: Environment steps before the first sample.
+            band: Error allowed in either direction, in trained steps; never below what the
+                largest insert and sample need.
+        """
+        self._ratio = ratio
+        self._min_size = min_size
+        self._band = band
+        self._largest_insert = 0
+        self._largest_sample = 0
+        self._missing = min_size  # environment steps until training may begin
+        self._env_steps = 0
+        self._counted_env_steps = 0  # those since training began
+        self._trained_steps = 0
+        self._forgotten = 0.0  # balance that was left behind at a restart
+        self._changed = threading.Condition()
+        self._insert_waits = _Waits()
+        self._sample_waits = _Waits()
+
+    def reserve_insert(self, env_steps: int, timeout_seconds: float) -> bool:
+        with self._changed:
+            self._largest_insert = max(self._largest_insert, env_steps)
+            allowed = self._wait(
+                lambda: self._may_insert(env_steps), self._insert_waits, timeout_seconds
+            )
+            if allowed:
+                counted = max(0, env_steps - self._missing)
+                self._missing -= env_steps - counted
+                self._counted_env_steps += counted
+                self._env_steps += env_steps
+                self._changed.notify_all()
+            return allowed
+
+    def reserve_sample(self, train_steps: int, timeout_seconds: float) -> bool:
+        with self._changed:
+            self._largest_sample = max(self._largest_sample, train_steps)
+            allowed = self._wait(
+                lambda: self._may_sample(train_steps), self._sample_waits, timeout_seconds
+            )
+            if allowed:
+                self._trained_steps += train_steps
+                self._changed.notify_all()
+            return allowed
+
+    def stats(self) -> dict[str, float]:
+        """Values by metric name."""
+        with self._changed:
+            return {
+                "limiter/env_steps": self._env_steps,
+                "limiter/trained_steps": self._trained_steps,
+                "limiter/ratio_aimed": self._ratio or 0.0,
+                "limiter/ratio": self._trained_steps / max(1, self._counted_env_steps),
+                "limiter/insert_wait_seconds": self._insert_waits.seconds(),
+                "limiter/sample_wait_seconds": self._sample_waits.seconds(),
+            }
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts, for a checkpoint."""
+        with self._changed:
+            return {
+                "env_steps": self._env_steps,
+                "counted_env_steps": self._counted_env_steps,
+                "trained_steps": self._trained_steps,
+            }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes on from saved counts, with ratio, minimum and band as they are configured now.
+
+        Who was ahead is forgotten, and ``min_size`` steps are awaited again, because replay is
+        empty again.
+        """
+        with self._changed:
+            self._env_steps = state["env_steps"]
+            self._counted_env_steps = state["counted_env_steps"]
+            self._trained_steps = state["trained_steps"]
+            self._missing = self._min_size
+            self._forgotten = 0.0
+            self._forgotten = self._balance()
+            self._changed.notify_all()
+
+    def _wait(self, allowed: Callable[[], bool], waits: _Waits, timeout_seconds: float) -> bool:
+        if allowed() or timeout_seconds <= 0:
+            return allowed()
+        self._changed.notify_all()  # this request may have widened the band for the others
+        with waits.one():
+            return self._changed.wait_for(allowed, timeout_seconds)
+
+    def _may_insert(self, env_steps: int) -> bool:
+        counted = max(0, env_steps - self._missing)
+        if self._ratio is None or counted == 0:
+            return True
+        return self._balance() + self._ratio * counted <= self._allowed_error()
+
+    def _may_sample(self, train_steps: int) -> bool:
+        if self._missing > 0:
+            return False
+        return self._ratio is None or self._balance() - train_steps >= -self._allowed_error()
+
+    def _balance(self) -> float:
+        """Trained steps that are due; negative: ahead."""
+        due = (self._ratio or 0.0) * self._counted_env_steps
+        return due - self._trained_steps - self._forgotten
+
+    def _allowed_error(self) -> float:
+        needed = (self._largest_sample + (self._ratio or 0.0) * self._largest_insert) / 2
+        return max(self._band, needed + 1.0)  # one step more than needed, against rounding
+
+
+class _Waits:
+    """Seconds that callers have waited, those who still wait included."""
+
+    def __init__(self) -> None:
+        self._ended = 0.0
+        self._begun: list[float] = []
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Counts the time spent inside."""
+        begin = time.monotonic()
+        self._begun.append(begin)
+        try:
+            yield
+        finally:
+            self._begun.remove(begin)
+            self._ended += time.monotonic() - begin
+
+    def seconds(self) -> float:
+        now = time.monotonic()
+        return self._ended + sum(now - begin for begin in self._begun)

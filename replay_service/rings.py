@@ -1,0 +1,112 @@
+"""The stored columns of a shard: one preallocated array a column, addressed by row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from wm_distributed.errors import ReplayError
+from wm_distributed.types import Array, Columns
+
+Layout = dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]
+
+
+def layout_of(columns: Columns) -> Layout:
+    """Shape of one step and dtype, by column.
+
+    Raises:
+        ReplayError: A column is not a plain array, or their lengths differ or are zero.
+    """
+    lengths = {name: len(value) for name, value in columns.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ReplayError(f"a chunk's columns must have one length of at least 1, got {lengths}")
+    for name, value in columns.items():
+        if value.dtype.hasobject:
+            raise ReplayError(f"column {name!r} holds Python objects; give it a numeric dtype")
+    return {name: (value.shape[1:], value.dtype) for name, value in columns.items()}
+
+
+def bytes_per_step(layout: Layout) -> int:
+    """Bytes that one step's columns take."""
+    return sum(dtype.itemsize * int(np.prod(shape)) for shape, dtype in layout.values())
+
+
+class Rings:
+    """``capacity`` rows of the columns of a layout."""
+
+    def __init__(self, layout: Layout, capacity: int, shard: int) -> None:
+        """Allocates all columns.
+
+        Raises:
+            ReplayError: The machine has not got that much memory.
+        """
+        self._layout = layout
+        self._shard = shard
+        self.nbytes = bytes_per_step(layout) * capacity
+        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if self.nbytes > physical:
+            raise ReplayError(
+                f"replay shard {shard}: {capacity} steps of {bytes_per_step(layout)} bytes need "
+                f"{self.nbytes / 2**30:.1f} GiB, the machine has {physical / 2**30:.1f} GiB; "
+                "lower replay.capacity_steps or set replay.capacity_bytes"
+            )
+        self._columns = {
+            name: np.empty((capacity, *shape), dtype) for name, (shape, dtype) in layout.items()
+        }
+
+    def check(self, layout: Layout) -> None:
+        """Compares a chunk's layout with that of the first chunk.
+
+        Raises:
+            ReplayError: They differ; names the column, what was expected and what came.
+        """
+        if layout == self._layout:
+            return
+        for name in self._layout.keys() | layout.keys():
+            expected, found = self._layout.get(name), layout.get(name)
+            if expected != found:
+                raise ReplayError(
+                    f"replay shard {self._shard}: column {name!r}: expected {_text(expected)} as "
+                    f"in the first chunk, got {_text(found)}; all actors must store the same"
+                )
+
+    def write(self, first: int, columns: Columns, start: int, stop: int) -> None:
+        """Copies the chunk's steps ``[start, stop)`` to the rows from ``first``."""
+        for name, ring in self._columns.items():
+            ring[first : first + stop - start] = columns[name][start:stop]
+
+    def gather(self, rows: Array) -> Columns:
+        """Copies of rows ``(b, L)``: columns ``(b, L, …)``."""
+        return {name: ring.take(rows, axis=0) for name, ring in self._columns.items()}
+
+    def check_update(self, columns: Mapping[str, Array], num_rows: int) -> None:
+        """Checks new values of ``num_rows`` rows.
+
+        Raises:
+            ReplayError: A column is not stored, or is of another shape or kind of dtype.
+        """
+        for name, values in columns.items():
+            if name not in self._layout:
+                raise ReplayError(
+                    f"replay shard {self._shard}: an update of column {name!r}, which is not "
+                    f"stored; stored are {', '.join(sorted(self._layout))}"
+                )
+            shape, dtype = self._layout[name]
+            if values.shape != (num_rows, *shape) or not np.can_cast(
+                values.dtype, dtype, "same_kind"
+            ):
+                raise ReplayError(
+                    f"replay shard {self._shard}: an update of column {name!r}: expected "
+                    f"{dtype} {(num_rows, *shape)}, got {values.dtype} {values.shape}"
+                )
+
+    def update(self, rows: Array, columns: Mapping[str, Array], chosen: Array) -> None:
+        """Writes ``columns[name][chosen]`` to ``rows``."""
+        for name, values in columns.items():
+            self._columns[name][rows] = values[chosen]
+
+
+def _text(entry: tuple[tuple[int, ...], np.dtype[np.generic]] | None) -> str:
+    return "no such column" if entry is None else f"{entry[1]} {entry[0]}"

@@ -1,0 +1,345 @@
+"""A shard of the replay service: steps of many streams in rings, sampled as sequences.
+
+Any thread may call any method, and none waits for data. ``insert`` and ``sample`` run at the same
+time, because both copy outside of the metadata lock:
+
+- a row becomes part of a valid start only after it has been written;
+- a sample that read rows which were evicted meanwhile sees it by their generations, and draws
+  those few sequences again under the lock.
+
+Inserts exclude each other, and so do samples and updates: a sampled row is never half updated.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from replay_service.blocks import Blocks, Stream, longest_sequence
+from replay_service.checks import tables_of
+from replay_service.messages import (
+    Holding,
+    Holdings,
+    InsertReceipt,
+    Picks,
+    PriorityUpdate,
+    SampleReply,
+    SampleRequest,
+    ShardUpdate,
+)
+from replay_service.rings import Layout, Rings, bytes_per_step, layout_of
+from replay_service.table import Table
+from wm_distributed.api import DataSpec
+from wm_distributed.errors import ReplayError
+from wm_distributed.types import (
+    LATENT_VERSION,
+    POLICY_VERSION,
+    Array,
+    Columns,
+    SequenceChunk,
+    StreamId,
+)
+
+_TIMED_CALLS = 1024
+_NO_ROWS = np.zeros((0, 0), np.int64)
+_COUNTERS = (
+    "replay/inserted_steps",
+    "replay/sampled_steps",
+    "replay/insert_bytes",
+    "replay/sample_bytes",
+    "replay/updated_steps",
+    "replay/stale_updates",
+    "replay/duplicate_chunks",
+    "replay/stream_gaps",
+)
+
+
+@dataclass(frozen=True)
+class _Store:
+    """Everything that is allocated at the first insert, when the columns are known."""
+
+    rings: Rings
+    blocks: Blocks
+    tables: dict[str, Table]
+
+    @property
+    def nbytes(self) -> int:
+        tables = sum(table.nbytes for table in self.tables.values())
+        return self.rings.nbytes + self.blocks.nbytes + tables
+
+
+class ReplayShard:
+    """One shard; see the module's docstring. Equal seeds and calls give equal samples."""
+
+    def __init__(
+        self,
+        specs: Sequence[DataSpec],
+        capacity_steps: int,
+        *,
+        capacity_bytes: int | None = None,
+        index: int = 0,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> None:
+        """Makes an empty shard; its memory is allocated at the first insert.
+
+        Args:
+            specs: The tables, by name; specs that share a table must agree on its sequences.
+            capacity_steps: Steps held at most.
+            capacity_bytes: Memory for columns and indices together at most; None: any.
+            index: Number of the shard, for messages.
+            seed: Seed of its choices.
+            epoch: Different for each life of a shard, so that addresses handed out before a
+                restart are recognised as stale; 0 to 2**22.
+        """
+        self._specs = tables_of(specs)
+        self._capacity_steps = capacity_steps
+        self._capacity_bytes = capacity_bytes
+        self._index = index
+        self._epoch = epoch
+        self._rng = np.random.default_rng((seed, index))
+        self._lookahead = max(spec.context + spec.length for spec in specs) - 1
+        self._store: _Store | None = None
+        self._streams: dict[StreamId, Stream] = {}
+        self._held_steps = 0
+        self._counts: Counter[str] = Counter()
+        self._insert_seconds: deque[float] = deque(maxlen=_TIMED_CALLS)
+        self._sample_seconds: deque[float] = deque(maxlen=_TIMED_CALLS)
+        # Taken in this order: (inserting or reading) before metadata.
+        self._inserting = threading.Lock()
+        self._reading = threading.Lock()
+        self._metadata = threading.Lock()
+
+    # ------------------------------------------------------------------------------ insert
+
+    def insert(self, chunks: Sequence[SequenceChunk]) -> InsertReceipt:
+        """Copies chunks into the rings, in their order.
+
+        A chunk that was received before is dropped and counted; one whose predecessor is missing
+        begins its stream anew.
+
+        Raises:
+            ReplayError: A chunk's columns are not those of the first one, or the capacity is too
+                small for it or for the tables' sequences.
+        """
+        begin = time.perf_counter()
+        with self._inserting:
+            stored = sum(self._insert(chunk) for chunk in chunks)
+        with self._metadata:
+            self._insert_seconds.append(time.perf_counter() - begin)
+            return InsertReceipt(stored, self._holdings())
+
+    def _insert(self, chunk: SequenceChunk) -> int:
+        columns = _stamped(chunk)
+        layout = layout_of(columns)
+        if self._store is None:
+            self._store = self._allocate(layout)
+        self._store.rings.check(layout)
+        with self._metadata:
+            stream = self._stream(chunk)
+        if stream is None:
+            return 0
+        done, num_steps = 0, chunk.num_steps
+        while done < num_steps:
+            done += self._append(self._store, stream, columns, done)
+        with self._metadata:
+            self._counts["replay/inserted_steps"] += num_steps
+            self._counts["replay/insert_bytes"] += sum(c.nbytes for c in columns.values())
+        return num_steps
+
+    def _stream(self, chunk: SequenceChunk) -> Stream | None:
+        """The stream's end, new if there was a gap; None if the chunk was received before."""
+        stream = self._streams.get(chunk.stream)
+        if stream is not None and chunk.sequence_number < stream.next_sequence:
+            self._counts["replay/duplicate_chunks"] += 1
+            return None
+        if stream is None or chunk.sequence_number > stream.next_sequence:
+            self._counts["replay/stream_gaps"] += stream is not None
+            stream = self._streams[chunk.stream] = Stream(chunk.sequence_number)
+        stream.next_sequence += 1
+        return stream
+
+    def _append(self, store: _Store, stream: Stream, columns: Columns, done: int) -> int:
+        """Writes the steps from ``done`` that fit into one block; returns how many."""
+        blocks = store.blocks
+        with self._metadata:
+            if blocks.space(stream) == 0:
+                self._evict(store, blocks.upcoming())
+                blocks.open(stream)
+            count = min(blocks.space(stream), len(columns[POLICY_VERSION]) - done)
+            first = stream.block * blocks.steps + int(blocks.filled[stream.block])
+        store.rings.write(first, columns, done, done + count)
+        with self._metadata:
+            self._held_steps += count
+            self._add_starts(store, stream, blocks.extend(stream, count))
+        return count
+
+    def _evict(self, store: _Store, block: int) -> None:
+        first = block * store.blocks.steps
+        self._held_steps -= int(store.blocks.filled[block])
+        for table in store.tables.values():
+            table.remove_range(first, first + store.blocks.steps)
+
+    def _add_starts(self, store: _Store, stream: Stream, new: Array) -> None:
+        """Adds the starts whose sequences the rows ``new`` complete, to every table."""
+        rows, generations = store.blocks.known_rows(stream, new)
+        number = stream.steps - len(rows) + np.arange(len(rows))  # within the stream
+        for table in store.tables.values():
+            stop = len(rows) - table.sequence_steps + 1
+            if stop > 0:
+                part = slice(max(0, stop - len(new)), stop)
+                table.add(rows[part], generations[part], number[part])
+        tail = len(rows) - min(len(rows), self._lookahead)
+        stream.tail, stream.tail_generations = rows[tail:], generations[tail:]
+
+    # ------------------------------------------------------------------------------ sample
+
+    def sample(self, request: SampleRequest) -> SampleReply:
+        """Copies of the sequences asked for; none if the table holds no valid start.
+
+        Raises:
+            ReplayError: No such table.
+        """
+        begin = time.perf_counter()
+        self._check_table(request.table)
+        store = self._store
+        if store is None or sum(request.picks) == 0:
+            with self._metadata:
+                return SampleReply({}, _NO_ROWS, _NO_ROWS, self._holdings())
+        with self._reading:
+            columns, rows, generations = self._read(
+                store, store.tables[request.table], request.picks
+            )
+        with self._metadata:
+            self._sample_seconds.append(time.perf_counter() - begin)
+            self._counts["replay/sampled_steps"] += rows.size
+            self._counts["replay/sample_bytes"] += sum(c.nbytes for c in columns.values())
+            return SampleReply(columns, rows, generations, self._holdings())
+
+    def _read(self, store: _Store, table: Table, picks: Picks) -> tuple[Columns, Array, Array]:
+        """Columns, rows and generations of chosen sequences, ``(b, L, …)``."""
+        with self._metadata:
+            rows = self._choose(store, table, picks)
+            generations = store.blocks.generations(rows)
+        columns = store.rings.gather(rows)
+        with self._metadata:
+            stale = (store.blocks.generations(rows) != generations).any(axis=1)
+            if not stale.any():
+                return columns, rows, generations
+            # Rows were overwritten while they were read: others take their places, which are few
+            # and therefore read under the lock.
+            fresh = self._choose(store, table, Picks(uniform=int(stale.sum())))
+            rows = np.concatenate([rows[~stale], fresh])
+            replaced = store.rings.gather(fresh)
+            columns = {
+                name: np.concatenate([value[~stale], replaced[name]])
+                for name, value in columns.items()
+            }
+            return columns, rows, store.blocks.generations(rows)
+
+    def _choose(self, store: _Store, table: Table, picks: Picks) -> Array:
+        """Rows ``(b, L)`` of chosen sequences; ``(0, L)`` if there is none."""
+        starts = table.choose(picks, self._rng, store.blocks.generation)
+        return store.blocks.rows(starts, table.sequence_steps)
+
+    # ------------------------------------------------------------------------------ update
+
+    def update(self, update: ShardUpdate) -> int:
+        """Writes columns and priorities back where the rows still hold what was sampled.
+
+        Returns:
+            The number of steps written; the others were overwritten, and are counted.
+
+        Raises:
+            ReplayError: A column is not stored or has another shape, there is no such table, or a
+                priority is not a finite number >= 0.
+        """
+        store = self._store
+        if store is None:  # a restarted shard: every address is of its former life
+            with self._metadata:
+                self._counts["replay/stale_updates"] += len(update.rows)
+            return 0
+        store.rings.check_update(update.columns, len(update.rows))
+        with self._reading, self._metadata:
+            held = store.blocks.holds(update.rows, update.generations)
+            store.rings.update(update.rows[held], update.columns, held)
+            if update.priorities is not None:
+                self._set_priorities(store, update.priorities)
+            written = int(held.sum())
+            self._counts["replay/updated_steps"] += written
+            self._counts["replay/stale_updates"] += len(held) - written
+        return written
+
+    def _set_priorities(self, store: _Store, update: PriorityUpdate) -> None:
+        self._check_table(update.table)
+        held = store.blocks.holds(update.rows, update.generations)
+        store.tables[update.table].set_priorities(update.rows[held], update.values[held])
+
+    # ------------------------------------------------------------------------------- stats
+
+    def stats(self) -> dict[str, float]:
+        """Values by metric name."""
+        with self._metadata:
+            store = self._store
+            capacity = 0 if store is None else store.blocks.count * store.blocks.steps
+            return {
+                "replay/steps": self._held_steps,
+                "replay/capacity_steps": capacity,
+                "replay/allocated_bytes": 0 if store is None else store.nbytes,
+                "replay/insert_p99_seconds": _p99(self._insert_seconds),
+                "replay/sample_p99_seconds": _p99(self._sample_seconds),
+                **{name: self._counts[name] for name in _COUNTERS},
+            }
+
+    def _holdings(self) -> Holdings:
+        if self._store is None:
+            return {name: Holding() for name in self._specs}
+        return {name: table.holding() for name, table in self._store.tables.items()}
+
+    def _check_table(self, name: str) -> None:
+        if name not in self._specs:
+            raise ReplayError(
+                f"replay shard {self._index} has no table {name!r}; "
+                f"its tables are {', '.join(sorted(self._specs))}"
+            )
+
+    def _allocate(self, layout: Layout) -> _Store:
+        """Makes the rings, blocks and tables for what the limits allow.
+
+        Raises:
+            ReplayError: That is too little for one sequence, or more than the machine's memory.
+        """
+        specs = self._specs.values()
+        step_bytes = bytes_per_step(layout) + sum(map(Table.bytes_per_step, specs))
+        capacity = self._capacity_steps
+        if self._capacity_bytes is not None:
+            capacity = min(capacity, int(self._capacity_bytes / step_bytes))
+        if longest_sequence(capacity) <= self._lookahead:
+            raise ReplayError(
+                f"replay shard {self._index}: {self._capacity_steps} steps and "
+                f"{self._capacity_bytes} bytes, at {step_bytes:.0f} bytes a step, give room for "
+                f"{capacity} steps: too few for sequences of {self._lookahead + 1}; raise "
+                "replay.capacity_steps or replay.capacity_bytes, or use fewer shards"
+            )
+        blocks = Blocks(capacity, self._epoch)
+        capacity = blocks.count * blocks.steps
+        return _Store(
+            rings=Rings(layout, capacity, self._index),
+            blocks=blocks,
+            tables={spec.table: Table(spec, capacity, blocks.steps) for spec in specs},
+        )
+
+
+def _stamped(chunk: SequenceChunk) -> Columns:
+    """The chunk's columns, with the versions that acted and that computed its latents."""
+    version = np.full(chunk.num_steps, chunk.policy_version, np.int32)
+    return {POLICY_VERSION: version, LATENT_VERSION: version, **chunk.columns}
+
+
+def _p99(seconds: deque[float]) -> float:
+    return float(np.percentile(list(seconds), 99)) if seconds else 0.0

@@ -1,0 +1,204 @@
+"""Replay shards and the rate limiter as Ray actors, and the handles by which clients call them.
+
+A shard has one thread for each kind of call, so that neither a sample nor a write-back holds up an
+insert. The limiter has a thread for every caller that may wait in it. No call is retried by Ray: a
+retried insert would run twice, and a restarted actor has lost its state anyway.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from replay_service.limiter import ReplayRatioLimiter
+from replay_service.messages import InsertReceipt, SampleReply, SampleRequest, ShardUpdate
+from replay_service.shard import ReplayShard
+from wm_distributed.api import DataSpec, Pending
+from wm_distributed.errors import DeadlineError, WorkerDiedError
+from wm_distributed.types import SequenceChunk
+
+T = TypeVar("T")
+_ANSWER_SECONDS = 30.0  # beyond the time that a call may wait in the limiter
+_remote: Any = ray.remote  # its declared types lack concurrency_groups
+
+
+class RayPending(Generic[T]):
+    """The answer to a Ray call. Its arrays are read-only and hold Ray's shared memory."""
+
+    def __init__(self, ref: ray.ObjectRef[T], what: str) -> None:
+        """Wraps a reference; ``what`` names callee and call in errors."""
+        self._ref = ref
+        self._what = what
+
+    def done(self) -> bool:
+        ready, _ = ray.wait([self._ref], timeout=0)
+        return bool(ready)
+
+    def result(self, timeout_seconds: float) -> T:
+        try:
+            return ray.get(self._ref, timeout=timeout_seconds)
+        except GetTimeoutError:
+            raise DeadlineError(f"{self._what}: no answer in {timeout_seconds:.1f} s") from None
+        except RayTaskError as error:  # raised by the call itself: pass on what it raised
+            raise error.cause from error
+        except (RayActorError, ObjectLostError, WorkerCrashedError) as error:
+            raise WorkerDiedError(f"{self._what}: {error}") from error
+
+
+class _ShardActor:
+    """A shard in its own process."""
+
+    def __init__(self, specs: Sequence[DataSpec], capacity_steps: int, **options: Any) -> None:
+        # Another epoch in each life: addresses from before a restart are then stale.
+        epoch = secrets.randbits(20)
+        self._shard = ReplayShard(specs, capacity_steps, epoch=epoch, **options)
+
+    @ray.method(concurrency_group="insert")
+    def insert(self, chunks: Sequence[SequenceChunk]) -> InsertReceipt:
+        return self._shard.insert(chunks)
+
+    @ray.method(concurrency_group="sample")
+    def sample(self, request: SampleRequest) -> SampleReply:
+        return self._shard.sample(request)
+
+    @ray.method(concurrency_group="update")
+    def update(self, update: ShardUpdate) -> int:
+        return self._shard.update(update)
+
+    @ray.method(concurrency_group="stats")
+    def stats(self) -> dict[str, float]:
+        return self._shard.stats()
+
+
+def create_shard(
+    specs: Sequence[DataSpec],
+    capacity_steps: int,
+    *,
+    capacity_bytes: int | None = None,
+    index: int = 0,
+    seed: int = 0,
+    ray_options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Starts a shard's process; the other arguments are those of ``ReplayShard``.
+
+    Args:
+        ray_options: Options of the Ray actor, such as ``name``, ``num_cpus``, ``max_restarts``.
+    """
+    groups = {"insert": 1, "sample": 1, "update": 1, "stats": 1}
+    actor = _remote(concurrency_groups=groups, **(ray_options or {}))(_ShardActor)
+    return actor.remote(
+        specs, capacity_steps, capacity_bytes=capacity_bytes, index=index, seed=seed
+    )
+
+
+class RayShard:
+    """A :class:`~replay_service.handles.ShardHandle` of a shard's Ray actor; can be pickled."""
+
+    def __init__(self, actor: Any, index: int) -> None:
+        """Wraps the actor that :func:`create_shard` returned."""
+        self._actor = actor
+        self._name = f"replay shard {index}"
+
+    def insert(self, chunks: Sequence[SequenceChunk]) -> Pending[InsertReceipt]:
+        return RayPending(self._actor.insert.remote(chunks), f"{self._name}, insert")
+
+    def sample(self, request: SampleRequest) -> Pending[SampleReply]:
+        return RayPending(self._actor.sample.remote(request), f"{self._name}, sample")
+
+    def update(self, update: ShardUpdate) -> Pending[int]:
+        return RayPending(self._actor.update.remote(update), f"{self._name}, update")
+
+    def stats(self) -> Pending[dict[str, float]]:
+        return RayPending(self._actor.stats.remote(), f"{self._name}, stats")
+
+
+class _LimiterActor:
+    """The run's limiter in its own process."""
+
+    def __init__(self, ratio: float | None, min_size: int) -> None:
+        self._limiter = ReplayRatioLimiter(ratio, min_size)
+
+    @ray.method(concurrency_group="insert")
+    def reserve_insert(self, env_steps: int, timeout_seconds: float) -> bool:
+        return self._limiter.reserve_insert(env_steps, timeout_seconds)
+
+    @ray.method(concurrency_group="sample")
+    def reserve_sample(self, train_steps: int, timeout_seconds: float) -> bool:
+        return self._limiter.reserve_sample(train_steps, timeout_seconds)
+
+    @ray.method(concurrency_group="stats")
+    def stats(self) -> dict[str, float]:
+        return self._limiter.stats()
+
+    @ray.method(concurrency_group="stats")
+    def state_dict(self) -> dict[str, int]:
+        return self._limiter.state_dict()
+
+    @ray.method(concurrency_group="stats")
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._limiter.load_state_dict(state)
+
+
+def create_limiter(
+    ratio: float | None,
+    min_size: int,
+    *,
+    num_inserting: int,
+    num_sampling: int,
+    ray_options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Starts the limiter's process.
+
+    Args:
+        ratio: Trained steps per environment step; None: no limit.
+        min_size: Environment steps before training begins.
+        num_inserting: Callers of ``reserve_insert`` that may wait at once.
+        num_sampling: Callers of ``reserve_sample`` that may wait at once.
+        ray_options: Options of the Ray actor.
+    """
+    groups = {"insert": num_inserting, "sample": num_sampling, "stats": 1}
+    actor = _remote(concurrency_groups=groups, **(ray_options or {}))(_LimiterActor)
+    return actor.remote(ratio, min_size)
+
+
+class RayLimiter:
+    """A :class:`~replay_service.handles.LimiterHandle` of the limiter's actor, for learners."""
+
+    def __init__(self, actor: Any) -> None:
+        """Wraps the actor that :func:`create_limiter` returned."""
+        self._actor = actor
+
+    def reserve_sample(self, train_steps: int, timeout_seconds: float) -> Pending[bool]:
+        ref = self._actor.reserve_sample.remote(train_steps, timeout_seconds)
+        return RayPending(ref, "rate limiter, reserve_sample")
+
+
+class BlockingRayLimiter:
+    """A :class:`~wm_distributed.api.RateLimiter` that waits in the limiter's actor, for actors."""
+
+    def __init__(self, actor: Any) -> None:
+        """Wraps the actor that :func:`create_limiter` returned."""
+        self._actor = actor
+
+    def reserve_insert(self, env_steps: int, timeout_seconds: float) -> bool:
+        ref = self._actor.reserve_insert.remote(env_steps, timeout_seconds)
+        return self._wait(ref, "reserve_insert", timeout_seconds)
+
+    def reserve_sample(self, train_steps: int, timeout_seconds: float) -> bool:
+        ref = self._actor.reserve_sample.remote(train_steps, timeout_seconds)
+        return self._wait(ref, "reserve_sample", timeout_seconds)
+
+    @staticmethod
+    def _wait(ref: ray.ObjectRef[bool], call: str, timeout_seconds: float) -> bool:
+        pending = RayPending(ref, f"rate limiter, {call}")
+        return pending.result(timeout_seconds + _ANSWER_SECONDS)
