@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from actors.evaluation import evaluate, record_episode
+from wm_distributed.testing import CountingVectorEnv
+from wm_distributed.testing.counting_models import CountingPolicy
+from wm_distributed.types import ActMode, Array, Columns, EnvStep
+
+SPACES = CountingVectorEnv(1).spaces
+
+
+class Always1(CountingPolicy):
+    """Every decision earns 2, so an episode of length n returns 2·n."""
+
+    def __init__(self) -> None:
+        super().__init__(SPACES, 0)
+        self.modes: set[ActMode] = set()
+
+    def act(self, state: Array, step: EnvStep, mode: ActMode) -> tuple[Array, Array, Columns]:
+        self.modes.add(mode)
+        action, state, extras = super().act(state, step, mode)
+        return np.ones_like(action), state, extras
+
+
+def lengths(episodes: int, num_envs: int) -> list[int]:
+    return [r.length for r in evaluate(CountingVectorEnv(num_envs), Always1(), episodes)]
+
+
+def test_each_environment_gives_its_first_episodes() -> None:
+    # Lengths by environment: 3 5 2 4, 5 2 4 3, 2 4 3 5, 4 3 5 2.
+    assert lengths(8, 4) == [3, 5, 5, 2, 2, 4, 4, 3]
+    assert lengths(6, 4) == [3, 5, 5, 2, 2, 4]
+    assert lengths(2, 4) == [3, 5]
+    assert lengths(5, 1) == [3, 5, 2, 4, 3]
+
+
+def test_short_episodes_are_not_favoured() -> None:
+    class TwoKinds(CountingVectorEnv):
+        """Environment 0 has episodes of 2 decisions, the other ones of 5."""
+
+        def __init__(self) -> None:
+            super().__init__(2, seed=0)
+            for env, episode in zip(self._envs, (2, 1), strict=True):
+                env.reset = lambda env=env, episode=episode, **_: self._start(env, episode)
+
+        @staticmethod
+        def _start(env: object, episode: int) -> tuple[Array, dict[str, object]]:
+            env.__dict__.update(_identity=0, _episode=episode, _count=0)
+            return np.array([0, episode, 0], np.float32), {}
+
+    results = evaluate(TwoKinds(), Always1(), 10)
+    assert [r.length for r in results] == [2] * 5 + [5] * 5
+    assert np.mean([r.episode_return for r in results]) == 7.0  # whichever ends first: below 6
+
+
+def test_the_policy_is_in_eval_mode_and_returns_are_sums_of_rewards() -> None:
+    policy = Always1()
+    assert [r.episode_return for r in evaluate(CountingVectorEnv(2), policy, 3)] == [6, 10, 10]
+    assert policy.modes == {"eval"}
+
+
+def test_a_recording_has_every_frame_of_one_episode() -> None:
+    frames, result = record_episode(CountingVectorEnv(2), Always1(), max_steps=100)
+    assert (result.length, result.episode_return) == (3, 6.0)
+    assert frames is not None
+    assert frames.shape == (4, 8, 8, 3)
+    assert frames.dtype == np.uint8
+    assert frames[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
+
+
+def test_a_recording_ends_at_its_limit() -> None:
+    frames, result = record_episode(CountingVectorEnv(1), Always1(), max_steps=2)
+    assert frames is not None
+    assert len(frames) == 3
+    assert (result.length, result.episode_return) == (2, 4.0)
+
+
+def test_an_environment_that_cannot_draw_gives_no_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CountingVectorEnv, "render", lambda self: None)
+    frames, result = record_episode(CountingVectorEnv(1), Always1(), max_steps=100)
+    assert frames is None
+    assert result.length == 3
