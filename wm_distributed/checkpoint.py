@@ -87,7 +87,7 @@ class Checkpointer:
     def __init__(
         self, directory: Path, *, family: str, preset: str, fingerprint: str, keep: int = 2
     ) -> None:
-        """Makes the directory if need be, and removes what a killed writer left behind.
+        """Makes the directory if need be.
 
         Args:
             directory: Where the checkpoints lie.
@@ -97,7 +97,7 @@ class Checkpointer:
             keep: Newest checkpoints that stay, at least 1, beside the best.
 
         Raises:
-            RunDirError: The directory cannot be made or written.
+            RunDirError: The directory cannot be made.
         """
         self._directory = Path(directory)
         self._family = family
@@ -106,13 +106,11 @@ class Checkpointer:
         self._keep = keep
         with self._disk_errors():
             self._directory.mkdir(parents=True, exist_ok=True)
-            for left_over in self._directory.glob("*.tmp"):
-                left_over.unlink()
 
     def save(
         self, state: Mapping[str, Any], counters: Mapping[str, int], score: float | None = None
     ) -> Path:
-        """Writes a checkpoint, then removes the oldest beyond ``keep``.
+        """Writes a checkpoint, then removes the oldest and what a killed writer left behind.
 
         Args:
             state: Tensors and plain values, in dictionaries, lists and tuples.
@@ -153,11 +151,10 @@ class Checkpointer:
             CheckpointError: There is none, none is undamaged, or it belongs to another family,
                 model size or environment.
         """
-        paths = self._newest_first() if which == "newest" else [self._directory / _BEST]
+        best = self._directory / _BEST
+        paths = self._newest_first() if which == "newest" else [best] if best.exists() else []
         damaged = []
         for path in paths:
-            if not path.exists():
-                continue
             try:
                 manifest, data = _read(path)
             except _DamagedError as error:
@@ -180,7 +177,7 @@ class Checkpointer:
         """Score of the best checkpoint; minus infinity if there is none that can be read."""
         try:
             score = _read_manifest(self._directory / _BEST).score
-        except (FileNotFoundError, _DamagedError):
+        except _DamagedError:
             return -math.inf
         return -math.inf if score is None else score
 
@@ -207,6 +204,7 @@ class Checkpointer:
         with _durable(temporary) as file:
             writer = _ChecksumWriter(file)
             torch.save(dict(state), cast("IO[bytes]", writer))
+            writer.check()
         name = f"{step}-{writer.checksum:08x}.pt"
         self._rename(temporary, name)
         return name, writer.num_bytes, writer.checksum
@@ -240,6 +238,11 @@ class Checkpointer:
         for data in self._directory.glob("*.pt"):
             if data.name not in named:
                 data.unlink()
+        self._remove_left_overs()
+
+    def _remove_left_overs(self) -> None:
+        for left_over in self._directory.glob("*.tmp"):
+            left_over.unlink(missing_ok=True)
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -247,8 +250,7 @@ class Checkpointer:
         try:
             yield
         except OSError as error:
-            for left_over in self._directory.glob("*.tmp"):
-                left_over.unlink(missing_ok=True)
+            self._remove_left_overs()
             raise RunDirError(
                 f"cannot write a checkpoint to {self._directory}: {error}; free space there or "
                 "give another run directory (checkpoints saved before are intact)"
@@ -282,21 +284,35 @@ class _DamagedError(Exception):
 
 
 class _ChecksumWriter:
-    """A file that counts and checksums what passes through it."""
+    """A file that counts and checksums what passes through it.
+
+    It keeps the first error of the disk for :meth:`check`: torch, when a write raises, tries to
+    finish its archive all the same, and raises something else that hides the cause.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.num_bytes = 0
         self.checksum = 0
+        self._error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.checksum = zlib.crc32(data, self.checksum)
         self.num_bytes += len(data)
-        self._file.write(data)
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._error = error
         return len(data)
 
     def flush(self) -> None:
-        self._file.flush()
+        """Does nothing; torch calls it, and the file is flushed where it is closed."""
+
+    def check(self) -> None:
+        """Raises the first error of the disk, if there was one."""
+        if self._error is not None:
+            raise self._error
 
 
 @contextmanager
@@ -309,11 +325,11 @@ def _durable(path: Path) -> Iterator[BinaryIO]:
 
 
 def _read_manifest(path: Path) -> Manifest:
-    """Raises FileNotFoundError, or _DamagedError where it cannot be understood."""
+    """Raises _DamagedError where it is missing or cannot be understood."""
     try:
         return Manifest(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise _DamagedError(f"{path} is not a manifest: {error}") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise _DamagedError(f"{path} cannot be read: {error}") from error
 
 
 def _read(path: Path) -> tuple[Manifest, bytes]:

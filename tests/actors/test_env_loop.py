@@ -179,7 +179,7 @@ def test_an_environment_that_cannot_be_reset_counts_as_failed() -> None:
 
 def test_after_the_budget_the_environments_own_error_is_raised() -> None:
     rig = Rig(lambda restart: CountingVectorEnv(2, fail_after=0), max_restarts=3)
-    with pytest.raises(EnvError, match="failed 4 times, env.max_restarts allows 3") as raised:
+    with pytest.raises(EnvError, match=r"failed 4 times, env\.max_restarts allows 3") as raised:
         rig.loop.run_chunk(0)
     assert isinstance(raised.value.__cause__, EnvError)
     assert "told to fail here" in str(raised.value.__cause__)
