@@ -53,8 +53,8 @@ class ObsLayout:
         if not exact or not all(_MIN_RESOLUTION <= n <= _MAX_RESOLUTION for n in (height, width)):
             raise ConfigError(
                 f"images of {self.height}x{self.width} after {num_stages} halvings are "
-                f"{height}x{width}, expected {_MIN_RESOLUTION}..{_MAX_RESOLUTION} each without remainder: change "
-                "model.net.depth_multiples (one halving each) or env.image_size"
+                f"{height}x{width}, expected {_MIN_RESOLUTION}..{_MAX_RESOLUTION} each without "
+                "remainder: change model.net.depth_multiples (one halving each) or env.image_size"
             )
         return height, width
 
