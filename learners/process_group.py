@@ -60,7 +60,7 @@ def connect_store(address: str, port: int, timeout_seconds: float) -> TCPStore:
         return TCPStore(address, port, is_master=False, timeout=timeout)
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         raise DeadlineError(
-            f"no learner rank 0 at {address}:{port} within {timeout_seconds:.0f} s: {error}; check "
+            f"no learner rank 0 at {address}:{port} within {timeout_seconds:g} s: {error}; check "
             "that the port can be reached from this machine"
         ) from error
 
@@ -95,7 +95,7 @@ def join_group(
         leave_group()
         raise DeadlineError(
             f"learner rank {rank}: not all {world_size} ranks joined within "
-            f"{timeout_seconds:.0f} s: {error}"
+            f"{timeout_seconds:g} s: {error}"
         ) from error
     return Collective(dist.group.WORLD)
 

@@ -56,6 +56,7 @@ class CountingTrainable:
         generator = torch.Generator().manual_seed(context.seed)
         with torch.no_grad():
             self.model.weight.copy_(torch.randn(self.model.weight.shape, generator=generator))
+            self.model.bias.zero_()
         self.model.to(context.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.learning_rate)
 

@@ -1,0 +1,343 @@
+import dataclasses
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.env_loop import EnvLoop
+from learners.batch_stream import BatchStream, PrefetchingBatchStream
+from learners.learner import Learner
+from learners.parameter_server import ParameterServer
+from wm_distributed.api import DataSpec, Phase, Report, TrainContext, TrainOutput
+from wm_distributed.checkpoint import Checkpointer
+from wm_distributed.collective import Collective
+from wm_distributed.config import LearnerConfig
+from wm_distributed.errors import ConfigError, DeadlineError
+from wm_distributed.metrics import FREE_PREFIXES, METRICS
+from wm_distributed.testing import (
+    CountingConfig,
+    CountingVectorEnv,
+    FakeRateLimiter,
+    FakeReplay,
+    FakeWeights,
+    check_counting_columns,
+)
+from wm_distributed.testing.counting_models import CountingPolicy, CountingTrainable
+from wm_distributed.types import Array, StreamId, TensorBatch
+
+CPU = torch.device("cpu")
+SPACES = CountingVectorEnv(1).spaces
+DATA = DataSpec(batch_size=4, length=6, context=1)
+PHASES = [Phase(name="counting", data=DATA)]
+
+
+class Recorder:
+    """A trainable that writes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def init_train(self, phase: str, batch_size: int) -> int:
+        self.calls.append(("init", phase, batch_size))
+        return 0
+
+    def train_step(self, phase: str, carry: int, batch: TensorBatch) -> tuple[int, TrainOutput]:
+        self.calls.append((phase, carry))
+        return carry + 1, TrainOutput({"loss": torch.tensor(float(carry))})
+
+    def report(self, phase: str, batch: TensorBatch) -> Report:
+        self.calls.append("report")
+        return Report({"reported": float(len(self.calls))})
+
+    def policy_weights(self) -> Array:
+        return np.zeros(10, np.uint8)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": len(self.calls)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.calls.append(("load", state["calls"]))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def filled_replay(seed: int = 0, env_steps: int = 400) -> FakeReplay:
+    """Replay with what the counting policy did in two counting environments."""
+    replay = FakeReplay(batch_size=4, length=6, context=1, seed=seed)
+    loop = EnvLoop(
+        lambda restart: CountingVectorEnv(2),
+        CountingPolicy(SPACES, 0),
+        replay,
+        FakeRateLimiter(env_steps),
+        FakeWeights(),
+        actor=0,
+        incarnation=0,
+        chunk_steps=10,
+    )
+    while loop.run_chunk(0):
+        pass
+    loop.close()
+    return replay
+
+
+def counting_trainable(seed: int = 0) -> CountingTrainable:
+    context = TrainContext("cpu", "float32", False, seed, Collective())
+    return CountingTrainable(CountingConfig(data=DATA, check_data=True), SPACES, context)
+
+
+def make(trainable: Any, replay: FakeReplay | None = None, **changes: Any) -> Learner:
+    names = [phase.name for phase in changes.get("phases", PHASES)]
+    stream = BatchStream(replay or filled_replay(), CPU)
+    arguments: dict[str, Any] = {
+        "phases": PHASES,
+        "streams": dict.fromkeys(names, stream),
+        "config": LearnerConfig(publish_every_steps=3, log_every_steps=5),
+        "device": CPU,
+    } | changes
+    return Learner(trainable, **arguments)
+
+
+def test_weights_are_published_at_the_start_then_every_so_many_steps_and_at_the_end() -> None:
+    sink = FakeWeights()
+    learner = make(Recorder(), sink=sink)
+    learner.start()
+    for _ in range(7):
+        assert learner.step()
+    learner.finish()
+    assert [(w.version, w.train_steps) for w in sink.published] == [(1, 0), (2, 3), (3, 6), (4, 7)]
+    assert learner.stats()["learner/publish_bytes"] == 10
+
+
+def test_weights_already_published_are_not_published_again_at_the_end() -> None:
+    sink = FakeWeights()
+    learner = make(Recorder(), sink=sink)
+    learner.start()
+    for _ in range(3):
+        learner.step()
+    learner.finish()
+    assert [w.version for w in sink.published] == [1, 2]
+
+
+def test_a_resumed_learner_publishes_a_version_that_is_newer_than_what_actors_have() -> None:
+    server = ParameterServer()
+    first = make(Recorder(), sink=server)
+    first.start()
+    saved = first.state_dict()
+    for _ in range(9):
+        first.step()
+    assert server.version == 4
+    second = make(Recorder(), sink=server)
+    second.load_state_dict(saved)
+    second.start(newest_version=server.version)
+    assert server.version == 5
+
+
+def test_a_step_without_a_batch_says_so_and_counts_nothing() -> None:
+    learner = make(Recorder(), FakeReplay(batch_size=4, length=6, context=1))
+    learner.start()
+    assert not learner.step()
+    assert learner.train_steps == 0
+
+
+def test_phases_take_turns_each_with_a_fresh_carry() -> None:
+    phases = [
+        Phase(name="a", data=DATA, steps=2),
+        Phase(name="b", data=dataclasses.replace(DATA, batch_size=8), steps=1),
+    ]
+    trainable = Recorder()
+    learner = make(trainable, phases=phases)
+    names = []
+    for _ in range(5):
+        names.append(learner.phase)
+        learner.step()
+    assert names == ["a", "a", "b", "a", "a"]
+    assert trainable.calls == [
+        ("init", "a", 4), ("a", 0), ("a", 1),
+        ("init", "b", 8), ("b", 0),
+        ("init", "a", 4), ("a", 0), ("a", 1),
+        ("init", "b", 8),
+    ]  # fmt: skip
+
+
+def test_a_resumed_learner_goes_on_in_the_middle_of_a_phase() -> None:
+    phases = [Phase(name="a", data=DATA, steps=2), Phase(name="b", data=DATA, steps=3)]
+    first = make(Recorder(), phases=phases)
+    for _ in range(3):
+        first.step()
+    second = make(Recorder(), phases=phases)
+    second.load_state_dict(first.state_dict())
+    names = []
+    for _ in range(3):
+        names.append(second.phase)
+        second.step()
+    assert names == ["b", "b", "a"]
+    assert second.train_steps == 6
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [Phase(name="search", data=None, kind="population"), Phase(name="empty", data=None)],
+)
+def test_a_phase_that_a_learner_cannot_run_is_refused(phase: Phase) -> None:
+    with pytest.raises(ConfigError, match=f"phase '{phase.name}'"):
+        make(Recorder(), phases=[phase])
+
+
+def test_latents_are_written_back_to_the_steps_that_they_belong_to() -> None:
+    replay = filled_replay()
+    learner = make(counting_trainable(), replay)
+    learner.start()
+    for _ in range(30):
+        learner.step()
+    for env in range(2):
+        (columns,) = replay.runs(StreamId(0, 0, env))
+        # The trainable writes back what it was given: had one row gone astray, this would fail.
+        check_counting_columns(columns)
+        assert columns["latent_version"].min() >= 0
+        assert columns["latent_version"].max() == 10  # in force at step 30: 1 + 29 // 3
+        assert set(columns["policy_version"]) == {0}
+    assert {update.addresses.slot.shape for update in replay.updates} == {(4, 6)}
+    assert all(update.priorities is not None for update in replay.updates)
+
+
+def test_stats_are_named_as_in_the_table_and_hold_means_of_the_window() -> None:
+    learner = make(Recorder())
+    learner.start()
+    for _ in range(4):
+        learner.step()
+    assert "train/loss" not in learner.stats()  # read every five steps
+    learner.step()
+    stats = learner.stats()
+    assert stats["train/loss"] == np.mean([0, 1, 2, 3, 4])
+    assert stats["learner/train_steps"] == 5
+    assert stats["learner/version"] == 2
+    assert stats["learner/policy_lag_mean"] == 2.0  # everything was acted with version 0
+    assert stats["learner/latent_age_mean"] == 2.0
+    assert 0 < stats["learner/wait_share"] < 1
+    assert stats["learner/train_steps_per_second"] > 0
+    unknown = [n for n in stats if n not in METRICS and not n.startswith(FREE_PREFIXES)]
+    assert unknown == []
+
+
+def test_refreshed_latents_are_younger_than_the_policy_that_acted() -> None:
+    replay = filled_replay(env_steps=40)
+    learner = make(counting_trainable(), replay)
+    learner.start()
+    for _ in range(60):
+        learner.step()
+    stats = learner.stats()
+    assert stats["learner/policy_lag_mean"] == 20  # the version before the last publication
+    assert stats["learner/latent_age_mean"] < 5
+
+
+def test_reports_come_when_due_and_are_taken_once() -> None:
+    clock, trainable = Clock(), Recorder()
+    config = LearnerConfig(report_every_seconds=10.0)
+    learner = make(trainable, config=config, clock=clock)
+    learner.step()
+    assert learner.take_report() is None
+    clock.now = 10.0
+    learner.step()
+    # Made before the step, on a batch that the step had not trained on.
+    assert trainable.calls[-2:] == ["report", ("counting", 1)]
+    learner.step()
+    assert trainable.calls.count("report") == 1
+    report = learner.take_report()
+    assert report is not None
+    assert learner.take_report() is None
+    clock.now = 20.0
+    learner.step()
+    assert learner.take_report() is not None
+
+
+def checkpointer(directory: Path) -> Checkpointer:
+    return Checkpointer(directory, family="counting", preset="p", fingerprint="f", keep=10)
+
+
+def test_checkpoints_are_saved_when_due_when_asked_and_at_the_end(tmp_path: Path) -> None:
+    clock, files = Clock(), checkpointer(tmp_path)
+    config = LearnerConfig(checkpoint_every_seconds=60.0)
+    learner = make(Recorder(), config=config, clock=clock, checkpointer=files)
+    learner.step()
+    assert not files.exists()
+    clock.now = 60.0
+    learner.step()  # saves, then trains
+    learner.step()
+    assert files.load().manifest.counters == {"train_steps": 1, "version": 0}
+    learner.request_checkpoint(score=7.5)
+    learner.step()
+    assert files.load("best").manifest.counters["train_steps"] == 3
+    assert files.best_score() == 7.5
+    learner.step()
+    learner.finish()
+    assert files.load().state["train_steps"] == 5
+    assert "learner/checkpoint_seconds" in learner.stats()
+
+
+def test_a_resumed_run_trains_exactly_as_one_that_was_never_stopped(tmp_path: Path) -> None:
+    def batches(replay: FakeReplay, count: int) -> None:
+        for _ in range(count):
+            replay.sample()
+
+    whole = counting_trainable()
+    learner = make(whole)
+    learner.start()
+    for _ in range(20):
+        learner.step()
+
+    first = make(counting_trainable(), checkpointer=checkpointer(tmp_path))
+    first.start()
+    for _ in range(12):
+        first.step()
+    first.finish()
+    drawn = torch.randn(3)
+
+    replay = filled_replay()
+    batches(replay, 12)
+    resumed = counting_trainable(seed=99)
+    second = make(resumed, replay)
+    second.load_state_dict(checkpointer(tmp_path).load().state)
+    assert torch.equal(torch.randn(3), drawn)  # the random state is back
+    second.start()
+    for _ in range(8):
+        second.step()
+    assert second.train_steps == 20
+    assert torch.equal(resumed.model.weight, whole.model.weight)
+    assert not torch.equal(resumed.model.weight, counting_trainable().model.weight)
+
+
+def test_run_trains_until_told_to_stop() -> None:
+    learner = make(Recorder())
+    learner.start()
+    learner.run(lambda: learner.train_steps >= 13)
+    assert learner.train_steps == 13
+
+
+def test_a_deadline_of_prefetched_batches_ends_the_run() -> None:
+    empty = FakeReplay(batch_size=4, length=6, context=1)
+    stream = PrefetchingBatchStream(empty, CPU, 1)
+    learner = make(Recorder(), streams={"counting": stream})
+    with pytest.raises(DeadlineError, match="no unbroken run of 7 steps"):
+        learner.run(lambda: False)
+
+
+def test_the_same_loop_runs_on_prefetched_batches() -> None:
+    replay = filled_replay()
+    stream = PrefetchingBatchStream(replay, CPU, 2)
+    learner = make(counting_trainable(), replay, streams={"counting": stream})
+    learner.start()
+    learner.run(lambda: learner.train_steps >= 20)
+    learner.finish()
+    assert len(replay.updates) == 20  # the last ones too
+    check_counting_columns(replay.runs(StreamId(0, 0, 0))[0])
+    assert not [thread for thread in threading.enumerate() if thread.name == "batch stream"]
