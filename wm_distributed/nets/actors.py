@@ -15,7 +15,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from wm_distributed.api import ActionSpace
-from wm_distributed.nets.layers import MLP, ActName, Linear, NormName
+from wm_distributed.nets.config import ActName, NormName
+from wm_distributed.nets.layers import MLP, Linear
 from wm_distributed.ops.categorical import sample_one_hot
 
 _INITIAL_SCALE = 0.01

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wm_distributed.nets.layers import ActName, NormAct, NormName, init_weight_
+from wm_distributed.nets.config import ActName, NormName
+from wm_distributed.nets.layers import NormAct, init_weight_
 
 _KERNEL = 5
 # Which of the 3 low-resolution taps each of the 5 taps falls on, after nearest upsampling by two,

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wm_distributed.nets.config import ActName, NormName
 from wm_distributed.nets.conv import ChannelNormAct, UpsampleConv
 from wm_distributed.nets.encoder import ObsLayout
-from wm_distributed.nets.layers import MLP, ActName, BlockLinear, Linear, NormAct, NormName
+from wm_distributed.nets.layers import MLP, BlockLinear, Linear, NormAct
 from wm_distributed.ops.twohot import symexp
 
 

@@ -12,8 +12,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from wm_distributed.errors import ConfigError
+from wm_distributed.nets.config import ActName, NormName
 from wm_distributed.nets.conv import ConvPool
-from wm_distributed.nets.layers import MLP, ActName, NormName
+from wm_distributed.nets.layers import MLP
 from wm_distributed.ops.twohot import symlog
 
 _MIN_RESOLUTION, _MAX_RESOLUTION = 3, 16

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wm_distributed.nets.layers import MLP, ActName, Linear, NormName
+from wm_distributed.nets.config import ActName, NormName
+from wm_distributed.nets.layers import MLP, Linear
 from wm_distributed.ops.twohot import symexp_bins, two_hot_loss, two_hot_mean
 
 

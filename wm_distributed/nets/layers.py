@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NormName = Literal["rms", "layer", "none"]
-ActName = Literal["silu", "elu"]
+from wm_distributed.nets.config import ActName, NormName
 
 _EPS = 1e-4
 _ACTIVATIONS: dict[ActName, Callable[[Tensor], Tensor]] = {"silu": F.silu, "elu": F.elu}

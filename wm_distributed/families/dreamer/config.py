@@ -7,8 +7,7 @@ from typing import Literal
 
 from wm_distributed.api import SelectorSpec
 from wm_distributed.errors import ConfigError
-from wm_distributed.nets.layers import ActName, NormName
-from wm_distributed.nets.optim import OptimConfig
+from wm_distributed.nets.config import ActName, NormName, OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True)

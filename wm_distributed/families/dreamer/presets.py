@@ -19,7 +19,7 @@ from wm_distributed.config import (
     StopConfig,
 )
 from wm_distributed.families.dreamer.config import BehaviorConfig, DreamerConfig, NetConfig
-from wm_distributed.nets.optim import OptimConfig
+from wm_distributed.nets.config import OptimConfig
 
 NETS: dict[str, NetConfig] = {
     name: NetConfig(deter=deter, hidden=hidden, units=hidden, classes=classes, depth=classes)

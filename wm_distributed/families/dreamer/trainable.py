@@ -21,8 +21,6 @@ from wm_distributed.ops.normalize import PercentileScale
 from wm_distributed.types import IS_FIRST, Array, TensorBatch
 from wm_distributed.weights import pack_weights
 
-PHASE = "agent"
-
 
 class DreamerTrainable:
     """World model, actor and critic with their optimiser, on one device."""
