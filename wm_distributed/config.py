@@ -21,10 +21,13 @@ class EnvConfig:
     id: str = "gym/CartPole-v1"
     """Environment id, such as atari/pong, dmc/walker_walk, dmc_vision/walker_walk, car_racing,
     toy/catch, gym/CartPole-v1, or module:attribute for one of your own."""
+    engine: Literal["auto", "envpool", "gymnasium"] = "auto"
+    """What runs it; auto is EnvPool where it has the environment (gym/* and one's own: never).
+    The spaces are the same, the random numbers are not."""
     action_repeat: int = 1
     """Simulator frames per decision (Atari: frame skip)."""
     image_size: int = 64
-    """Height and width of image observations, in pixels."""
+    """Height and width of image observations, in pixels (toy/*: always 32)."""
     max_episode_steps: int | None = None
     """Decisions after which an episode is truncated; none: the environment's own limit."""
     sticky_actions: bool = False
