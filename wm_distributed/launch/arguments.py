@@ -30,8 +30,15 @@ class ResumeArguments(RunConfig[FamilyConfigT]):
     family: Annotated[str, tyro.conf.Suppress]
     preset: Annotated[str, tyro.conf.Suppress]
 
+    def __post_init__(self) -> None:
+        """Leaves the checks to :meth:`run_config`: tyro would hide a message in its own."""
+
     def run_config(self) -> RunConfig[Any]:
-        """The configuration alone."""
+        """The configuration alone.
+
+        Raises:
+            ConfigError: The values cannot work together.
+        """
         return RunConfig(**{field.name: getattr(self, field.name) for field in fields(RunConfig)})
 
 
@@ -93,7 +100,7 @@ def parse(target: Callable[..., T], argv: Sequence[str], *, prog: str, **options
     """
     with _REGISTRY:
         result: T = tyro.cli(target, args=_expand(argv), prog=prog, **options)
-        return result
+    return result
 
 
 def _describe(text: str) -> str:

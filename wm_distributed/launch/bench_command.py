@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from wm_distributed.launch.run_dir import write_json
 
 
 def run_benchmark(
-    name: Annotated[str, tyro.conf.Positional],
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")],
     /,
     json: Path | None = None,
     check: bool = False,
@@ -28,13 +27,12 @@ def run_benchmark(
     """Measures a part of the system against a bound that this machine sets in the same run.
 
     Args:
-        name: replay, actors, learner, weights or system.
+        name: The benchmark; without one, all are named.
         json: File for the figures.
         check: Exit with status 1 if a figure misses its bound.
     """
-    names = [module.name for module in pkgutil.iter_modules(bench.__path__)]
-    if name not in names:
-        raise UnknownNameError("benchmark", name, names)
+    if name not in bench.benchmark_names():
+        raise UnknownNameError("benchmark", name, bench.benchmark_names())
     console = Console()
     results = importlib.import_module(f"{bench.__name__}.{name}").run()
     console.print(_table(name, results))

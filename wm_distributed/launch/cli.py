@@ -63,7 +63,7 @@ def train(argv: list[str]) -> int:
     from wm_distributed.launch.presets import load_preset
     from wm_distributed.launch.run_dir import RunDir
 
-    if _lacks_name(argv):
+    if not argv or argv[0].startswith("-"):
         return _explain("train", "PRESET [--run-dir DIR] [--seed N] [--field value …]", argv)
     preset, family = load_preset(argv[0])
     config, path = parse_train(preset, family.config, argv[1:], f"{PROG} train {argv[0]}")
@@ -76,7 +76,7 @@ def resume(argv: list[str]) -> int:
     from wm_distributed.launch.run_dir import RunDir
     from wm_distributed.launch.status_file import refuse_if_running
 
-    if _lacks_name(argv):
+    if not argv or argv[0].startswith("-"):
         return _explain("resume", "RUN_DIR [--field value …]", argv)
     run_dir = RunDir.open(Path(argv[0]))
     saved, family = run_dir.load_config()
@@ -87,8 +87,10 @@ def resume(argv: list[str]) -> int:
 
 def evaluate(argv: list[str]) -> int:
     """Evaluates the newest checkpoint of a run beside the random policy."""
-    from wm_distributed.launch.evaluate import evaluate_run
+    from wm_distributed.launch.eval_command import evaluate_run
 
+    if not argv:
+        return _explain("eval", "RUN_DIR [--episodes N] [--video]", argv)
     return _call(evaluate_run, "eval", argv)
 
 
@@ -96,6 +98,8 @@ def status(argv: list[str]) -> int:
     """Shows every process of a run, living or dead."""
     from wm_distributed.launch.status_file import show_status
 
+    if not argv:
+        return _explain("status", "RUN_DIR", argv)
     return _call(show_status, "status", argv)
 
 
@@ -110,6 +114,8 @@ def bench(argv: list[str]) -> int:
     """Measures a part of the system against a bound of this machine."""
     from wm_distributed.launch.bench_command import run_benchmark
 
+    if not argv:
+        return _explain("bench", "NAME [--json FILE] [--check]", argv)
     return _call(run_benchmark, "bench", argv)
 
 
@@ -137,31 +143,39 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-def _lacks_name(argv: list[str]) -> bool:
-    return not argv or argv[0].startswith("-")
-
-
 def _explain(command: str, usage: str, argv: list[str]) -> int:
     """Prints how a command is used that was given no name, with the names that there are."""
-    from wm_distributed.launch.presets import all_families
+    kind, names = _names(command)
+    print(f"usage: {PROG} {command} {usage}\n\n{COMMANDS[command].__doc__}\n")
+    print(f"{kind}:\n  " + "\n  ".join(names or ["none yet"]))
+    if command == "train":
+        print(f"\nEvery field of a preset can be set: {PROG} train {names[0]} --help")
+    return OK if argv and argv[0] in ("-h", "--help") else BAD_INPUT
+
+
+def _names(command: str) -> tuple[str, list[str]]:
+    """What a command can be given: its kind, and the names."""
+    if command == "train":
+        from wm_distributed.launch.presets import all_families
+
+        return "presets", [name for family in all_families() for name in family.presets]
+    if command == "bench":
+        from wm_distributed.launch.bench import benchmark_names
+
+        return "benchmarks", benchmark_names()
     from wm_distributed.launch.run_dir import RUNS, newest_runs
 
-    print(f"usage: {PROG} {command} {usage}\n\n{COMMANDS[command].__doc__}\n")
-    if command == "train":
-        names = [name for family in all_families() for name in family.presets]
-        print("presets:\n  " + "\n  ".join(names))
-        print(f"\nEvery field of a preset can be set: {PROG} train {names[0]} --help")
-    else:
-        runs = [str(path) for path in newest_runs(RUNS, 10)]
-        print("newest runs:\n  " + "\n  ".join(runs or ["none yet"]))
-    return OK if argv and argv[0] in ("-h", "--help") else BAD_INPUT
+    return "newest runs", [str(path) for path in newest_runs(RUNS, 10)]
 
 
 def _call(function: Callable[..., int], command: str, argv: list[str]) -> int:
     """Calls a function whose parameters are the command's flags."""
+    import tyro
+
     from wm_distributed.launch.arguments import parse
 
-    return parse(function, argv, prog=f"{PROG} {command}")
+    # A switch of a command needs no opposite.
+    return parse(function, argv, prog=f"{PROG} {command}", config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def _run(config: RunConfig[Any], run_dir: RunDir, *, resume: bool) -> int:

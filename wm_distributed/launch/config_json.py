@@ -44,12 +44,12 @@ def config_from_json(text: str, where: str) -> tuple[RunConfig[Any], FamilySpec]
         raise ConfigError(f"{where} is not a run configuration: it names no family")
     family = load_family(values["family"])
     try:
-        return _decode(RunConfig[family.config], values, ""), family  # type: ignore[name-defined]
+        return decode(RunConfig[family.config], values, ""), family  # type: ignore[name-defined]
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _decode(hint: Any, value: Any, path: str) -> Any:
+def decode(hint: Any, value: Any, path: str) -> Any:
     """``value`` as the type that ``hint`` says; ``path`` names the field."""
     origin, args = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(origin or hint):
@@ -64,9 +64,9 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
         hints = args[:1] * len(value) if origin is list or args[1:] == (...,) else args
         if len(hints) == len(value):
             pairs = enumerate(zip(hints, value, strict=True))
-            return origin(_decode(h, v, f"{path}[{i}]") for i, (h, v) in pairs)
+            return origin(decode(h, v, f"{path}[{i}]") for i, (h, v) in pairs)
     if origin is dict and isinstance(value, dict):
-        return {key: _decode(args[1], item, f"{path}.{key}") for key, item in value.items()}
+        return {key: decode(args[1], item, f"{path}.{key}") for key, item in value.items()}
     if hint is float and type(value) in (int, float):
         return float(value)
     if hint in (int, str, bool, types.NoneType) and type(value) is hint:
@@ -78,7 +78,7 @@ def _decode_union(choices: tuple[Any, ...], value: Any, path: str) -> Any:
     problems = []
     for choice in choices:
         try:
-            return _decode(choice, value, path)
+            return decode(choice, value, path)
         except ConfigError as error:
             problems.append(str(error))
     raise ConfigError("; or ".join(problems))
@@ -100,7 +100,7 @@ def _decode_dataclass(hint: Any, value: Any, path: str) -> Any:
     for name in fields:
         kind = hints[name]
         kind = parameters[kind] if isinstance(kind, TypeVar) else kind
-        decoded[name] = _decode(kind, value[name], prefix + name)
+        decoded[name] = decode(kind, value[name], prefix + name)
     return cls(**decoded)
 
 

@@ -15,8 +15,7 @@ from wm_distributed.launch.run_dir import RunDir, read_jsonl, write_atomically
 Row = dict[str, Any]
 X = Callable[[Row], float]
 BLUE, ORANGE, GREEN, GREY = "#2a6fbb", "#d95f0e", "#3a923a", "#8a8a8a"
-PALETTE = (BLUE, ORANGE, GREEN, "#8856a7", "#c51b7d", "#a6761d", "#1b9e9e", GREY)
-MAX_LOSSES = 8
+PALETTE = (BLUE, ORANGE, GREEN, "#8856a7", "#c51b7d", "#a6761d", "#1b9e9e", GREY, "#000000")
 
 
 def draw_curves(run_dir: RunDir, title: str) -> None:
@@ -88,7 +87,7 @@ def _draw_returns(axis: Axes, rows: Sequence[Row], evaluations: Sequence[Row], x
 def _draw_losses(axis: Axes, rows: Sequence[Row]) -> None:
     """The family's losses, on a symmetric logarithmic scale: some are negative."""
     names = sorted({name for row in rows for name in row if _is_loss(name)})
-    for name, color in zip(names[:MAX_LOSSES], PALETTE, strict=False):
+    for name, color in zip(names, PALETTE, strict=False):
         label = name.removeprefix("train/").replace("_", " ")
         _plot(axis, rows, name, _steps, color=color, label=label, linewidth=1.2)
     axis.set_yscale("symlog", linthresh=0.1)
@@ -96,7 +95,8 @@ def _draw_losses(axis: Axes, rows: Sequence[Row]) -> None:
 
 
 def _is_loss(name: str) -> bool:
-    return name.startswith("train/") and "loss" in name
+    """Whether it is one of the losses; their total would hide them."""
+    return name.startswith("train/") and "loss" in name and name != "train/loss"
 
 
 def _draw_system(axes: Sequence[Axes], rows: Sequence[Row]) -> None:

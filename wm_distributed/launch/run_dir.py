@@ -180,11 +180,22 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
     """Appends one line of JSON; values that are not finite become null.
 
+    A half line that a full disk or a kill left at the end is dropped first.
+
     Raises:
         RunDirError: It cannot be written.
     """
-    with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(_finite(values)) + "\n")
+    line = json.dumps(_finite(values)).encode() + b"\n"
+    with writing(path), path.open("ab") as file:
+        if file.tell() and not _ends_with_newline(path):
+            file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        file.write(line)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -212,7 +223,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a JSONL file; none if it does not exist.
 
-    A last line that a full disk or a kill cut short is left out.
+    A half line at the end is left out (see :func:`append_line`).
 
     Raises:
         RunDirError: Another line is damaged.

@@ -103,7 +103,9 @@ def refuse_if_running(run_dir: RunDir) -> None:
             raise RunDirError(f"{run_dir.path} is {state}; stop that one first (Ctrl-C)")
 
 
-def show_status(run_dir: Annotated[Path, tyro.conf.Positional], /) -> int:
+def show_status(
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")], /
+) -> int:
     """Shows every process of a run: role, index, node, pid, health, restarts and rates.
 
     Args:

@@ -6,6 +6,7 @@ bound that was measured in the same run on the same machine, where there is one.
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass
 
 
@@ -46,3 +47,8 @@ class BenchResult:
         low = float("-inf") if self.at_least is None else self.at_least
         high = float("inf") if self.at_most is None else self.at_most
         return low <= self.ratio <= high
+
+
+def benchmark_names() -> list[str]:
+    """The benchmarks that there are: the modules of this package."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))

@@ -16,7 +16,7 @@ from wm_distributed.launch.runtime import make_runtime
 
 
 def evaluate_run(
-    run_dir: Annotated[Path, tyro.conf.Positional],
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")],
     /,
     episodes: int | None = None,
     video: bool = False,

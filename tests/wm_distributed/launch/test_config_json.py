@@ -1,0 +1,105 @@
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import pytest
+
+from wm_distributed.config import RunConfig
+from wm_distributed.errors import ConfigError, UnknownNameError
+from wm_distributed.launch.config_json import config_from_json, config_to_json, decode
+from wm_distributed.launch.presets import all_families
+from wm_distributed.testing.counting_family import counting_preset
+
+
+def changed(**fields: Any) -> str:
+    values = json.loads(config_to_json(counting_preset()))
+    for path, value in fields.items():
+        *parents, name = path.split("__")
+        place = values
+        for parent in parents:
+            place = place[parent]
+        if value is None:
+            del place[name]
+        else:
+            place[name] = value
+    return json.dumps(values)
+
+
+def test_every_preset_of_every_family_comes_back_equal() -> None:
+    presets = [preset for family in all_families() for preset in family.presets.values()]
+    assert presets
+    for preset in (*presets, counting_preset):
+        config = preset()
+        again, family = config_from_json(config_to_json(config), "config.json")
+        assert again == config
+        assert type(again.model) is family.config
+
+
+def test_options_of_the_environment_come_back_as_they_were() -> None:
+    config = counting_preset()
+    config = replace(config, env=replace(config.env, options={"size": 3, "names": ["a"]}))
+    assert config_from_json(config_to_json(config), "config.json")[0] == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"actors__num_actor": 3}, r"unknown field actors\.num_actor \(did you mean actors\.num"),
+        ({"actors__num_actors": None}, r"field actors\.num_actors is missing"),
+        ({"model__learning_rat": 1.0}, r"unknown field model\.learning_rat \(did you mean model"),
+        ({"seed": "0"}, r"seed must be int, got '0'"),
+        ({"seed": True}, r"seed must be int, got True"),
+        ({"replay__ratio": "x"}, r"replay\.ratio must be float, got 'x'; or .* must be null"),
+        ({"runtime__kind": "cloud"}, r"runtime\.kind must be 'ray' or 'inline', got 'cloud'"),
+        ({"env": 3}, r"env must hold the fields of EnvConfig, got 3"),
+        ({"actors__num_actors": 0}, r"config\.json: actors\.num_actors must be at least 1"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_from_json(changed(**fields), "config.json")
+
+
+def test_what_is_no_configuration_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"config\.json is not JSON"):
+        config_from_json('{"family": ', "config.json")
+    with pytest.raises(ConfigError, match="it names no family"):
+        config_from_json("[]", "config.json")
+    with pytest.raises(UnknownNameError, match="did you mean dreamer"):
+        config_from_json('{"family": "dreamr"}', "config.json")
+
+
+@dataclass(frozen=True)
+class Inner:
+    rates: tuple[float, ...] = (0.1, 0.2)
+    shape: tuple[int, int] = (3, 4)
+    names: list[str] = field(default_factory=lambda: ["a"])
+    mode: Literal["x", "y"] = "x"
+    limit: int | None = None
+
+
+def test_containers_are_decoded_by_their_types() -> None:
+    values = {"rates": [1, 2.5], "shape": [5, 6], "names": ["b"], "mode": "y", "limit": 7}
+    decoded = decode(Inner, values, "inner")
+    assert decoded == Inner((1.0, 2.5), (5, 6), ["b"], "y", 7)
+    assert all(type(rate) is float for rate in decoded.rates)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rates", ["a"], r"inner\.rates\[0\] must be float"),
+        ("shape", [1, 2, 3], r"inner\.shape must be tuple\[int, int\]"),
+        ("names", "b", r"inner\.names must be list\[str\]"),
+    ],
+)
+def test_a_wrong_element_is_named(name: str, value: Any, message: str) -> None:
+    values = {"rates": [], "shape": [5, 6], "names": [], "mode": "y", "limit": 7}
+    with pytest.raises(ConfigError, match=message):
+        decode(Inner, values | {name: value}, "inner")
+
+
+def test_the_run_config_of_another_family_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    config: RunConfig[Any] = replace(counting_preset(), family="dreamer")
+    with pytest.raises(ConfigError, match=r"unknown field model\.learning_rate"):
+        config_from_json(config_to_json(config), "config.json")
