@@ -14,7 +14,8 @@ def evaluate(env: VectorEnv, policy: Policy, episodes: int) -> list[EpisodeResul
 
     Each environment gives its first ``episodes / N`` episodes (one more for the first ones where N
     does not divide). Taking whichever ends first would favour short episodes, and with them the
-    lucky or the unlucky ones.
+    lucky or the unlucky ones. An episode is waited for however long it is; what bounds it is the
+    environment's time limit.
 
     Args:
         env: Made with an :func:`~wm_distributed.seeding.evaluation_seed`; reset here, not closed.

@@ -101,10 +101,14 @@ class PrefetchingBatchStream(BatchStream):
         self._updates.put(make_update)
 
     def close(self) -> None:
-        """Ends the thread and sends what is left; waits 10 s at most for the reader."""
+        """Ends the thread and sends what is left.
+
+        A reader that is held by the replay ratio is not waited for: after two seconds its thread
+        is left to end with the process.
+        """
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join(timeout=10.0)
+            self._thread.join(timeout=2.0)
 
     def _run(self) -> None:
         try:
@@ -144,9 +148,10 @@ class _Staged:
     def take(self) -> TensorBatch:
         """The batch; the GPU's next work waits until it is there, the caller does not."""
         if self.arrived is not None:
-            stream = torch.cuda.current_stream()
+            tensors = list(self.batch.columns.values())
+            stream = torch.cuda.current_stream(tensors[0].device)
             stream.wait_event(self.arrived)
-            for tensor in self.batch.columns.values():
+            for tensor in tensors:
                 tensor.record_stream(stream)  # its memory belongs to the side stream's pool
         return self.batch
 

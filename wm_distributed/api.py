@@ -117,7 +117,8 @@ class TrainOutput:
     """What one train step gives back.
 
     Attributes:
-        metrics: Scalars by name. Tensors are left on the device and read only when logged.
+        metrics: Scalars by name, to which the learner adds ``train/``. Tensors are left on the
+            device and read only when logged.
         update: Columns ``(B, T, …)`` to write back to replay, for the trained steps.
         priorities: ``(B,)``, new priorities of the sequences.
     """
