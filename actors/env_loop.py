@@ -20,15 +20,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
+from actors.actions import executable_action
 from actors.episodes import EpisodeTracker
 from actors.sequence_writer import SequenceWriter
 from actors.watchdog import Watchdog
 from wm_distributed.api import Policy, RateLimiter, ReplayWriter, VectorEnv, WeightsSource
 from wm_distributed.errors import EnvError
 from wm_distributed.timing import WorkMeter
-from wm_distributed.types import Array, EnvStep, EpisodeResult
+from wm_distributed.types import EnvStep, EpisodeResult
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class EnvLoop:
         assert self._sequences is not None
         with self._meter.measure("inference"):
             action, self._state, extras = self._policy.act(self._state, self._step, "train")
-            action = _executable(env, action)
+            action = executable_action(env.spaces.action, action)
         with self._meter.measure("insert"):
             self._sequences.append(self._step, action, extras, self._policy.version)
         try:
@@ -249,12 +249,3 @@ class EnvLoop:
         if self._sequences is not None:
             self._insert()
             self._sequences.end_streams()
-
-
-def _executable(env: VectorEnv, action: Array) -> Array:
-    """The action as the environment will execute it, which is what replay stores."""
-    space = env.spaces.action
-    if isinstance(space, spaces.Discrete):
-        return action.astype(np.int32, copy=False)
-    clipped: Array = np.clip(action, space.low, space.high, dtype=np.float32)
-    return clipped

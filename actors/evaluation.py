@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from actors.actions import executable_action
 from actors.episodes import EpisodeTracker
 from wm_distributed.api import Policy, VectorEnv
 from wm_distributed.types import Array, EpisodeResult
@@ -37,7 +38,7 @@ def evaluate(env: VectorEnv, policy: Policy, episodes: int) -> list[EpisodeResul
         if sum(map(len, finished)) == episodes:
             return [result for results in finished for result in results]
         action, state, _ = policy.act(state, step, "eval")
-        step = env.step(action)
+        step = env.step(executable_action(env.spaces.action, action))
 
 
 def record_episode(
@@ -65,5 +66,5 @@ def record_episode(
         if step.is_last[0] or length == max_steps:
             break
         action, state, _ = policy.act(state, step, "eval")
-        step = env.step(action)
+        step = env.step(executable_action(env.spaces.action, action))
     return np.stack(frames) if frames else None, EpisodeResult(episode_return, length)

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from actors.evaluation import evaluate, record_episode
+from wm_distributed.api import EnvSpaces
 from wm_distributed.testing import CountingVectorEnv
 from wm_distributed.testing.counting_models import CountingPolicy
 from wm_distributed.types import ActMode, Array, Columns, EnvStep
@@ -80,3 +82,24 @@ def test_an_environment_that_cannot_draw_gives_no_frames(monkeypatch: pytest.Mon
     frames, result = record_episode(CountingVectorEnv(1), Always1(), max_steps=100)
     assert frames is None
     assert result.length == 3
+
+
+def test_actions_beyond_the_space_are_clipped_as_in_training() -> None:
+    executed = []
+
+    class BoxEnv(CountingVectorEnv):
+        def __init__(self) -> None:
+            super().__init__(2)
+            self.spaces = EnvSpaces(SPACES.obs, spaces.Box(-1, 1, (2,), np.float32))
+
+        def step(self, action: Array) -> EnvStep:
+            executed.append(action)
+            return super().step(np.zeros(2, np.int64))
+
+    class Wild(Always1):
+        def act(self, state: Array, step: EnvStep, mode: ActMode) -> tuple[Array, Array, Columns]:
+            return np.full((2, 2), 1.5), state, {}
+
+    evaluate(BoxEnv(), Wild(), 2)
+    record_episode(BoxEnv(), Wild(), 2)
+    assert {float(np.abs(action).max()) for action in executed} == {1.0}
