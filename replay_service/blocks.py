@@ -115,7 +115,8 @@ class Blocks:
 
     def generations(self, rows: Array) -> Array:
         """Current generations of rows, in their shape."""
-        return self.generation[rows // self.steps]
+        generations: Array = self.generation[rows // self.steps]
+        return generations
 
 
 def block_steps(capacity: int) -> int:

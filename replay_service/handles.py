@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
+from replay_service.limiter import ReplayRatioLimiter
 from replay_service.messages import InsertReceipt, SampleReply, SampleRequest, ShardUpdate
 from wm_distributed.api import Pending, RateLimiter
 from wm_distributed.types import SequenceChunk
@@ -54,6 +55,9 @@ class LimiterHandle(Protocol):
     def reserve_sample(self, train_steps: int, timeout_seconds: float) -> Pending[bool]:
         """Asks to train on so many steps; True once they may be, False if not in time."""
 
+    def describe(self) -> Pending[str]:
+        """Asks for a sentence with the numbers, for the message of a wait that ended in vain."""
+
 
 class Ready(Generic[T]):
     """An answer that is already here."""
@@ -92,12 +96,15 @@ class LocalShard:
 class LocalLimiter:
     """Handle of a limiter in this process: a reservation is made when its answer is asked for."""
 
-    def __init__(self, limiter: RateLimiter) -> None:
+    def __init__(self, limiter: ReplayRatioLimiter) -> None:
         """Wraps a limiter."""
         self._limiter = limiter
 
     def reserve_sample(self, train_steps: int, timeout_seconds: float) -> Pending[bool]:
         return _Reservation(self._limiter, train_steps)
+
+    def describe(self) -> Pending[str]:
+        return Ready(self._limiter.describe())
 
 
 class _Reservation:

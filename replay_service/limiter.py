@@ -84,6 +84,16 @@ class ReplayRatioLimiter:
                 "limiter/sample_wait_seconds": self._sample_waits.seconds(),
             }
 
+    def describe(self) -> str:
+        """One sentence with the numbers, for the message of a wait that ended in vain."""
+        stats = self.stats()
+        return (
+            f"{stats['limiter/trained_steps']:.0f} trained steps and "
+            f"{stats['limiter/env_steps']:.0f} environment steps, {self._missing} more of which "
+            "are needed before training begins; ratio aimed at "
+            f"{self._ratio}, achieved {stats['limiter/ratio']:.4g}"
+        )
+
     def state_dict(self) -> dict[str, int]:
         """The counts, for a checkpoint."""
         with self._changed:

@@ -35,20 +35,28 @@ _remote: Any = ray.remote  # its declared types lack concurrency_groups
 class RayPending(Generic[T]):
     """The answer to a Ray call. Its arrays are read-only and hold Ray's shared memory."""
 
-    def __init__(self, ref: ray.ObjectRef[T], what: str) -> None:
-        """Wraps a reference; ``what`` names callee and call in errors."""
+    def __init__(self, ref: ray.ObjectRef[T], what: str, grace_seconds: float = 0.0) -> None:
+        """Wraps a reference.
+
+        Args:
+            ref: Ray's reference of the answer.
+            what: Callee and call, for errors.
+            grace_seconds: Added to every wait, for a call that has a deadline of its own.
+        """
         self._ref = ref
         self._what = what
+        self._grace = grace_seconds
 
     def done(self) -> bool:
         ready, _ = ray.wait([self._ref], timeout=0)
         return bool(ready)
 
     def result(self, timeout_seconds: float) -> T:
+        timeout = timeout_seconds + self._grace
         try:
-            return ray.get(self._ref, timeout=timeout_seconds)
+            return ray.get(self._ref, timeout=timeout)
         except GetTimeoutError:
-            raise DeadlineError(f"{self._what}: no answer in {timeout_seconds:.1f} s") from None
+            raise DeadlineError(f"{self._what}: no answer in {timeout:.1f} s") from None
         except RayTaskError as error:  # raised by the call itself: pass on what it raised
             raise error.cause from error
         except (RayActorError, ObjectLostError, WorkerCrashedError) as error:
@@ -141,6 +149,10 @@ class _LimiterActor:
         return self._limiter.stats()
 
     @ray.method(concurrency_group="stats")
+    def describe(self) -> str:
+        return self._limiter.describe()
+
+    @ray.method(concurrency_group="stats")
     def state_dict(self) -> dict[str, int]:
         return self._limiter.state_dict()
 
@@ -180,7 +192,10 @@ class RayLimiter:
 
     def reserve_sample(self, train_steps: int, timeout_seconds: float) -> Pending[bool]:
         ref = self._actor.reserve_sample.remote(train_steps, timeout_seconds)
-        return RayPending(ref, "rate limiter, reserve_sample")
+        return RayPending(ref, "rate limiter, reserve_sample", _ANSWER_SECONDS)
+
+    def describe(self) -> Pending[str]:
+        return RayPending(self._actor.describe.remote(), "rate limiter, describe")
 
 
 class BlockingRayLimiter:
@@ -200,5 +215,4 @@ class BlockingRayLimiter:
 
     @staticmethod
     def _wait(ref: ray.ObjectRef[bool], call: str, timeout_seconds: float) -> bool:
-        pending = RayPending(ref, f"rate limiter, {call}")
-        return pending.result(timeout_seconds + _ANSWER_SECONDS)
+        return RayPending(ref, f"rate limiter, {call}", _ANSWER_SECONDS).result(timeout_seconds)

@@ -1,0 +1,64 @@
+"""How chunks get to their shards."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from replay_service.group import ShardGroup
+from replay_service.messages import InsertReceipt
+from wm_distributed.api import Pending
+from wm_distributed.errors import WorkerDiedError
+from wm_distributed.types import SequenceChunk, StreamId
+
+
+class ChunkWriter:
+    """A :class:`~wm_distributed.api.ReplayWriter`. One thread calls it.
+
+    A stream always goes to the same shard, or while that is down to another; the sequence numbers
+    tell both shards where the stream was torn.
+    """
+
+    def __init__(self, group: ShardGroup, max_in_flight: int, timeout_seconds: float) -> None:
+        """Writes to a group of shards.
+
+        Args:
+            group: The shards.
+            max_in_flight: Calls that may be unanswered.
+            timeout_seconds: Longest wait for an answer.
+        """
+        self._group = group
+        self._max_in_flight = max_in_flight
+        self._timeout = timeout_seconds
+        self._sent: deque[tuple[int, Pending[InsertReceipt]]] = deque()
+
+    def insert(self, chunks: Sequence[SequenceChunk]) -> None:
+        while self._sent and self._sent[0][1].done():
+            self._settle()
+        live = self._group.wait_for_one(time.monotonic() + self._timeout)
+        parts: dict[int, list[SequenceChunk]] = {}
+        for chunk in chunks:
+            parts.setdefault(self._route(chunk.stream, live), []).append(chunk)
+        for index, part in parts.items():
+            while len(self._sent) >= self._max_in_flight:
+                self._settle()
+            self._sent.append((index, self._group[index].insert(part)))
+
+    def flush(self) -> None:
+        while self._sent:
+            self._settle()
+
+    def _route(self, stream: StreamId, live: list[int]) -> int:
+        # Spreads evenly both many environments in one actor and one in each of many.
+        number = stream.actor + stream.env
+        home = number % len(self._group)
+        return home if home in live else live[number % len(live)]
+
+    def _settle(self) -> None:
+        """Waits for the oldest answer."""
+        index, pending = self._sent.popleft()
+        try:
+            pending.result(self._timeout)
+        except WorkerDiedError as error:
+            self._group.failed(index, error)
