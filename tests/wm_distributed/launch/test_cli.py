@@ -119,7 +119,7 @@ def test_resume_refuses_a_run_that_is_running(
         (["bench", "nothing"], ["unknown benchmark 'nothing'"]),
         (["bench"], ["usage: wm-distributed bench NAME", "benchmarks:"]),
         (["eval"], ["usage: wm-distributed eval RUN_DIR", "newest runs:"]),
-        (["status", "--all"], ["--all"]),
+        (["status", "--all"], ["run-dir"]),
         ([], ["usage: wm-distributed COMMAND"]),
     ],
 )
