@@ -152,7 +152,7 @@ class Learner:
         with self._meter.measure("train"):
             self._carry, output = self._trainable.train_step(phase.name, self._carry, batch)
             self._window.add(output.metrics)
-            update = begin_write_back(phase.data.table, batch, addresses, output, self._version)
+            update = begin_write_back(phase.data, batch, addresses, output, self._version)
             if update is not None:
                 self._streams[phase.name].write_back(update)
             self._train_steps += 1

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from learners.batch_stream import start_copy_to_host
-from wm_distributed.api import TrainOutput
+from wm_distributed.api import DataSpec, TrainOutput
 from wm_distributed.types import (
     LATENT_PREFIX,
     LATENT_VERSION,
@@ -20,12 +20,12 @@ _PRIORITIES = "priorities"
 
 
 def begin_write_back(
-    table: str, batch: TensorBatch, addresses: StepAddresses, output: TrainOutput, version: int
+    data: DataSpec, batch: TensorBatch, addresses: StepAddresses, output: TrainOutput, version: int
 ) -> Callable[[], ReplayUpdate] | None:
     """Starts to fetch the step's columns and priorities from the device; waits for nothing.
 
     Args:
-        table: Replay table of the priorities.
+        data: Where the batch came from; priorities are kept only if its selector uses them.
         batch: What was trained on, ``(B, context + T, …)``.
         addresses: Its steps' addresses, context included.
         output: Columns ``(B, T, …)`` take on the types of the batch's.
@@ -38,7 +38,7 @@ def begin_write_back(
     if any(name.startswith(LATENT_PREFIX) for name in tensors):
         stale = batch.columns[LATENT_VERSION][:, batch.context :]
         tensors[LATENT_VERSION] = torch.full_like(stale, version)
-    if output.priorities is not None:
+    if output.priorities is not None and data.selector.prioritized > 0:
         tensors[_PRIORITIES] = output.priorities.double()
     if not tensors:
         return None
@@ -52,7 +52,7 @@ def begin_write_back(
             columns=columns,
             priorities=priorities,
             starts=_steps(addresses, 0, 1),
-            table=table,
+            table=data.table,
         )
 
     return make_update

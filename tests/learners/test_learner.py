@@ -207,7 +207,7 @@ def test_latents_are_written_back_to_the_steps_that_they_belong_to() -> None:
         assert columns["latent_version"].max() == 10  # in force at step 30: 1 + 29 // 3
         assert set(columns["policy_version"]) == {0}
     assert {update.addresses.slot.shape for update in replay.updates} == {(4, 6)}
-    assert all(update.priorities is not None for update in replay.updates)
+    assert all(update.priorities is None for update in replay.updates)  # nobody uses them
 
 
 def test_stats_are_named_as_in_the_table_and_hold_means_of_the_window() -> None:
