@@ -126,10 +126,9 @@ class ReplayRatioLimiter:
             return self._changed.wait_for(allowed, timeout_seconds)
 
     def _may_insert(self, env_steps: int) -> bool:
-        counted = max(0, env_steps - self._missing)
-        if self._ratio is None or counted == 0:
-            return True
-        return self._balance() + self._ratio * counted <= self._allowed_error()
+        if self._ratio is None or self._missing > 0:
+            return True  # nobody can sample yet: a refusal would stop both sides for ever
+        return self._balance() + self._ratio * env_steps <= self._allowed_error()
 
     def _may_sample(self, train_steps: int) -> bool:
         if self._missing > 0:
