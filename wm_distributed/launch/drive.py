@@ -101,6 +101,7 @@ class _Run:
         _LOGGER.info("starting %s", self._config)
         self._progress.waiting(_starting(self._config))
         self._runtime.start()
+        self._history.begin()
         while not interrupts.asked:
             self._status = self._runtime.poll()
             self._take_in(self._status)

@@ -106,7 +106,7 @@ def print_files(console: Console, run_dir: RunDir) -> None:
         run_dir.summary: "the result",
         run_dir.metrics: "every metric, every few seconds",
         run_dir.tensorboard: "the same, for tensorboard --logdir",
-        run_dir.log: "what was logged",
+        run_dir.log: "what was logged, and by whom in logs/",
         run_dir.checkpoints: "for wm-distributed resume and eval",
     }
     table = Table.grid(padding=(0, 2))

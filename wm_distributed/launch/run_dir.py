@@ -13,7 +13,8 @@
         imagination.mp4      what the world model predicts, beside what happened
         checkpoints/         what ``resume`` and ``eval`` read
         tensorboard/         event files
-        log.txt              everything that was logged
+        log.txt              everything that the driver logged
+        logs/                one file for each process on this machine
 """
 
 from __future__ import annotations

@@ -79,8 +79,11 @@ def test_the_nearest_limit_tells_the_time_left(
 
 def test_seconds_before_a_resumption_count(config: RunConfig[Any], clock: Clock) -> None:
     target = History(config, already_seconds=50.0, clock=clock)
+    clock.now += 100
+    target.begin()
     clock.now += 7
     assert target.seconds == 57.0
+    assert target.session_seconds == 7.0
 
 
 def test_who_waits_and_for_what(
