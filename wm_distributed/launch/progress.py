@@ -152,11 +152,9 @@ def _counted(done: int, total: int | None, rate: float | None) -> str:
 
 
 def _ratio(status: RunStatus) -> str:
-    aimed = status.metrics.get("limiter/ratio_aimed")
-    return (
-        f"{_number(status.metrics.get('limiter/ratio'))}, "
-        f"{'no limit' if aimed is None else f'aimed {_number(aimed)}'}"
-    )
+    aimed = status.metrics.get("limiter/ratio_aimed")  # 0: none is aimed at
+    text = f"aimed {_number(aimed)}" if aimed else "no limit"
+    return f"{_number(status.metrics.get('limiter/ratio'))}, {text}"
 
 
 def _returns(history: History, width: int = 24) -> str:

@@ -123,5 +123,7 @@ def test_notes_are_printed_as_they_are(screen: Callable[[bool], Screen]) -> None
 
 def test_no_ratio_limit_is_said(screen: Callable[[bool], Screen], make_status: MakeStatus) -> None:
     plain = screen(False)
-    plain.show(0, replace(make_status(1), metrics={"limiter/ratio": 3.0}))
+    plain.show(
+        0, replace(make_status(1), metrics={"limiter/ratio": 3.0, "limiter/ratio_aimed": 0.0})
+    )
     assert "ratio 3, no limit" in plain.lines[0]
