@@ -62,7 +62,7 @@ class Evaluation:
         train_steps: Train steps of the evaluated weights.
         version: Version of the evaluated weights; -1 for the random policy.
         results: One for each episode.
-        frames: First episode as a video ``uint8 (T, H, W, 3)``; None where not asked for or where
+        frames: An episode as a video ``uint8 (T, H, W, 3)``; None where not asked for or where
             the environment cannot draw.
     """
 
@@ -180,11 +180,11 @@ def make_runtime(config: RunConfig[Any], run_dir: Path, *, resume: bool) -> Runt
     """
     from wm_distributed.launch.preflight import preflight
 
-    preflight(config, run_dir)
+    plan = preflight(config, run_dir)
     if config.runtime.kind == "inline":
         from wm_distributed.launch.inline_runtime import InlineRuntime
 
-        return InlineRuntime(config, run_dir, resume=resume)
+        return InlineRuntime(plan, resume=resume)
     from wm_distributed.launch.ray_runtime import RayRuntime
 
-    return RayRuntime(config, run_dir, resume=resume)
+    return RayRuntime(plan, resume=resume)

@@ -1,0 +1,252 @@
+"""Runs a configuration in this process alone: in lockstep, seeded, the same every time.
+
+The parts are those of the Ray runtime, called in turn: every actor collects a chunk if the replay
+ratio lets it, then the learner trains as long as the ratio lets it. Nothing waits, and nothing but
+``stop.wall_seconds`` and the times of checkpoints and reports depends on the clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from actors.env_loop import EnvLoop
+from learners.learner import Learner
+from learners.parameter_server import ParameterServer
+from replay_service.checks import shard_capacity, shard_capacity_bytes, steps_before_training
+from replay_service.client import ReplayClient
+from replay_service.handles import LocalLimiter, LocalShard
+from replay_service.limiter import ReplayRatioLimiter
+from replay_service.shard import ReplayShard
+from wm_distributed.api import DataSpec
+from wm_distributed.collective import Collective
+from wm_distributed.errors import ConfigError, DeadlineError
+from wm_distributed.launch.aggregate import aggregate
+from wm_distributed.launch.evaluation import (
+    FINAL,
+    evaluate_agent,
+    evaluate_random,
+    evaluation_stats,
+)
+from wm_distributed.launch.limits import Schedule
+from wm_distributed.launch.plan import RESUMED, Plan, choose_device, seed_rank, use_threads
+from wm_distributed.launch.runtime import (
+    Evaluation,
+    FinalEvaluation,
+    ProcessStatus,
+    Role,
+    RunStatus,
+    TrainReport,
+)
+from wm_distributed.launch.worker_process import make_pulse
+from wm_distributed.seeding import rank_seed
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+
+
+class InlineRuntime:
+    """A :class:`~wm_distributed.launch.runtime.Runtime` of one process."""
+
+    def __init__(self, plan: Plan, *, resume: bool) -> None:
+        """Builds nothing yet.
+
+        Args:
+            plan: The checked run.
+            resume: Whether to go on from the newest checkpoint in the run directory.
+
+        Raises:
+            ConfigError: The run asks for several ranks, or for a GPU that is not there.
+        """
+        if plan.config.learner.num_ranks > 1:
+            raise ConfigError(
+                f"learner.num_ranks {plan.config.learner.num_ranks}: the inline runtime has one "
+                "process; use --runtime ray, or one rank"
+            )
+        self._plan = plan
+        self._config = config = plan.config
+        self._resume = resume
+        self._device = choose_device(config.learner.device, 1, torch.cuda.device_count())
+        self._schedule = Schedule(config.stop, config.eval)
+        self._shards = [
+            ReplayShard(
+                plan.specs,
+                shard_capacity(config.replay),
+                capacity_bytes=shard_capacity_bytes(config.replay),
+                index=index,
+                seed=config.seed,
+            )
+            for index in range(config.replay.num_shards)
+        ]
+        min_size = steps_before_training(config.replay, plan.specs, plan.num_streams)
+        self._limiter = ReplayRatioLimiter(config.replay.ratio, min_size)
+        self._server = ParameterServer()
+        self._learner: Learner | None = None
+        self._loops: list[EnvLoop] = []
+        self._turns: Iterator[None] = iter(())
+        self._evaluation: Evaluation | None = None
+        self._began_at = 0
+        self._began = time.monotonic()
+
+    def start(self) -> None:
+        use_threads(self._config.learner.num_threads, 1)
+        self._learner = learner = self._build_learner()
+        learner.start()
+        seed = self._config.seed
+        if self._resume:
+            seed = rank_seed(seed, 0, learner.train_steps)
+            logger.warning(RESUMED, learner.train_steps)
+        self._loops = [
+            self._plan.build_env_loop(
+                actor, 0, ReplayClient(self._handles()), self._limiter, self._server, seed=seed
+            )
+            for actor in range(self._config.actors.num_actors)
+        ]
+        self._turns = self._lockstep(learner)
+        self._began_at, self._began = learner.train_steps, time.monotonic()
+
+    def poll(self) -> RunStatus:
+        until = time.monotonic() + _POLL_SECONDS
+        evaluations: list[Evaluation] = []
+        while not (reason := self._reason_to_end(evaluations)) and time.monotonic() < until:
+            next(self._turns)
+            number = self._schedule.evaluation_due(self._env_steps)
+            if number is not None:
+                evaluations.append(self._evaluate(number, self._config.eval.episodes))
+        return self._status(reason, evaluations)
+
+    def evaluate_final(self, episodes: int) -> FinalEvaluation:
+        agent = self._evaluate(FINAL, episodes, video=True)
+        return FinalEvaluation(agent, evaluate_random(self._plan, FINAL, episodes))
+
+    def stop(self, *, checkpoint: bool) -> None:
+        learner, self._learner = self._learner, None
+        loops, self._loops = self._loops, []
+        try:
+            if learner is not None and checkpoint:
+                learner.finish()
+        finally:
+            for loop in loops:
+                loop.close()
+
+    @property
+    def _env_steps(self) -> int:
+        return self._limiter.state_dict()["env_steps"]
+
+    def _handles(self) -> list[LocalShard]:
+        return [LocalShard(shard) for shard in self._shards]
+
+    def _build_learner(self) -> Learner:
+        """The learner, as new or from the newest checkpoint."""
+        collective = Collective()
+        trainable = self._plan.build_trainable(self._device, collective)
+        checkpoints = self._plan.open_checkpoints(trainable, self._limiter.state_dict)
+        learner = self._plan.build_learner(
+            trainable,
+            self._make_reader,
+            device=self._device,
+            collective=collective,
+            sink=self._server,
+            checkpointer=checkpoints,
+            prefetch=False,
+        )
+        if self._resume:
+            checkpoint = checkpoints.load()
+            counts = checkpoint.manifest.counters
+            learner.load_state_dict(checkpoint.state)
+            self._limiter.load_state_dict(counts)
+            self._schedule.resume_at(counts["env_steps"])
+        else:
+            seed_rank(self._config.seed, 0, 0)
+        return learner
+
+    def _make_reader(self, spec: DataSpec) -> ReplayClient:
+        limiter = LocalLimiter(self._limiter)
+        # Refused at once where there is nothing: then it is the actors' turn.
+        return ReplayClient(
+            self._handles(), spec, limiter=limiter, timeout_seconds=0.0, seed=self._config.seed
+        )
+
+    def _lockstep(self, learner: Learner) -> Iterator[None]:
+        """Does one thing after the other, and pauses after each.
+
+        Raises:
+            DeadlineError: Neither the actors nor the learner may go on.
+        """
+        while True:
+            moved = False
+            for loop in self._loops:
+                if loop.run_chunk(0.0):
+                    moved = True
+                    yield
+            # Without a ratio the learner would never be refused: one step a round.
+            turns = 1 if self._config.replay.ratio is None else None
+            for _ in itertools.islice(itertools.count(), turns):
+                if not learner.step():
+                    break
+                moved = True
+                yield
+            if not moved:
+                raise DeadlineError(
+                    f"neither actors nor learner may go on: {self._limiter.describe()}"
+                )
+
+    def _evaluate(self, number: int, episodes: int, *, video: bool = False) -> Evaluation:
+        weights = self._server.fetch(0)
+        assert weights is not None, "the learner publishes when it starts"
+        self._evaluation = evaluation = evaluate_agent(
+            self._plan, weights, number, episodes, env_steps=self._env_steps, video=video
+        )
+        if self._learner is not None and number != FINAL:
+            self._learner.request_checkpoint(evaluation.return_mean)
+        return evaluation
+
+    # ------------------------------------------------------------------------------- status
+
+    def _reason_to_end(self, evaluations: Sequence[Evaluation]) -> str:
+        assert self._learner is not None
+        seconds = time.monotonic() - self._began
+        return self._schedule.reason_to_end(
+            self._env_steps, self._learner.train_steps, seconds, evaluations
+        )
+
+    def _status(self, reason: str, evaluations: Sequence[Evaluation]) -> RunStatus:
+        assert self._learner is not None
+        learner, report = self._learner, self._learner.take_report()
+        processes = tuple(self._processes(learner))
+        return RunStatus(
+            phase="prefill" if learner.train_steps == self._began_at else learner.phase,
+            env_steps=self._env_steps,
+            train_steps=learner.train_steps,
+            metrics=aggregate(process.stats for process in processes),
+            processes=processes,
+            reports=(TrainReport(learner.train_steps, report),) if report else (),
+            evaluations=tuple(evaluations),
+            finished=bool(reason),
+            reason=reason,
+        )
+
+    def _processes(self, learner: Learner) -> Iterator[ProcessStatus]:
+        """The parts as if each were a process; what the process itself takes is the learner's."""
+        pulse = make_pulse(learner.stats())
+        stats: list[tuple[Role, int, Mapping[str, float]]] = [("learner", 0, pulse.stats)]
+        stats += [("actor", index, loop.stats()) for index, loop in enumerate(self._loops)]
+        stats += [("shard", index, shard.stats()) for index, shard in enumerate(self._shards)]
+        stats += [("limiter", 0, self._limiter.stats()), ("server", 0, self._server.stats())]
+        if self._evaluation is not None:
+            stats.append(("evaluator", 0, evaluation_stats(self._evaluation)))
+        for role, index, values in stats:
+            yield ProcessStatus(
+                role=role,
+                index=index,
+                node=pulse.node,
+                pid=pulse.pid,
+                health="running",
+                restarts=0,
+                stats=values,
+            )

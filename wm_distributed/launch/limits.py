@@ -1,0 +1,46 @@
+"""When a run ends, and when it is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wm_distributed.config import EvalConfig, StopConfig
+from wm_distributed.launch.runtime import Evaluation
+
+
+class Schedule:
+    """Decides by the counts of a run; both runtimes ask it."""
+
+    def __init__(self, stop: StopConfig, evaluation: EvalConfig) -> None:
+        """Begins with a run that has done nothing."""
+        self._stop = stop
+        self._every = evaluation.every_env_steps
+        self._evaluated = 0
+
+    def resume_at(self, env_steps: int) -> None:
+        """Goes on with a run that has come so far."""
+        self._evaluated = env_steps // self._every if self._every else 0
+
+    def evaluation_due(self, env_steps: int) -> int | None:
+        """Number (from 1) of the evaluation to begin now; None: none is due."""
+        number = env_steps // self._every if self._every else 0
+        if number <= self._evaluated:
+            return None
+        self._evaluated = number
+        return number
+
+    def reason_to_end(
+        self, env_steps: int, train_steps: int, seconds: float, evaluations: Sequence[Evaluation]
+    ) -> str:
+        """The limit that is reached, in words; empty if none is."""
+        stop = self._stop
+        if stop.env_steps is not None and env_steps >= stop.env_steps:
+            return f"{env_steps:,} environment steps, the limit is {stop.env_steps:,}"
+        if stop.train_steps is not None and train_steps >= stop.train_steps:
+            return f"{train_steps:,} train steps, the limit is {stop.train_steps:,}"
+        if stop.wall_seconds is not None and seconds >= stop.wall_seconds:
+            return f"{seconds:.0f} s of training, the limit is {stop.wall_seconds:.0f} s"
+        best = max((evaluation.return_mean for evaluation in evaluations), default=None)
+        if stop.eval_return is not None and best is not None and best >= stop.eval_return:
+            return f"an evaluation returned {best:.4g}, aimed at {stop.eval_return:.4g}"
+        return ""

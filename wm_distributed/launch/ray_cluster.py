@@ -1,0 +1,193 @@
+"""Ray itself: a cluster of our own on this machine, or one that is joined.
+
+A cluster of our own leaves nothing behind. Its files lie in a temporary directory of their own, all
+its processes carry a mark, and a watcher (``reaper.py``) ends and removes everything even if this
+process is killed. On a joined cluster Ray ends this run's processes when the driver goes, and the
+rest is not ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from wm_distributed.errors import ConfigError
+from wm_distributed.launch.reaper import MARK_VARIABLE, reap, start_reaper
+from wm_distributed.threads import thread_env
+
+logger = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 30.0  # for a cluster to answer; starting Python takes some of it
+_SETTINGS = {
+    # Children of a worker, such as environments in processes of their own, end with it.
+    "RAY_process_group_cleanup_enabled": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment variables of every worker, set before anything is imported there.
+
+    One thread a process: each role then asks torch for as many as it may use.
+    """
+    return thread_env(1)
+
+
+class RayCluster:
+    """Connects this process to Ray; at most one at a time."""
+
+    def __init__(self, address: str | None) -> None:
+        """Starts nothing yet.
+
+        Args:
+            address: ``host:port`` or ``auto``; None for a cluster of our own.
+        """
+        self._address = address
+        self._mark = secrets.token_hex(8)
+        self._temp_dir: Path | None = None
+        self._reaper: subprocess.Popen[bytes] | None = None
+
+    @property
+    def joined(self) -> bool:
+        """Whether the cluster is somebody else's."""
+        return self._address is not None
+
+    def start(self) -> None:
+        """Starts or joins the cluster.
+
+        Raises:
+            ConfigError: Nothing answers at the address, or it is not a cluster that can be joined.
+        """
+        options: dict[str, Any] = {
+            "namespace": f"wm-{self._mark}",
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+        }
+        with _keeping_signal_handlers():
+            if self._address is None:
+                self._start_local(options)
+            else:
+                self._join(self._address, options)
+
+    def stop(self) -> None:
+        """Disconnects; a cluster of our own is gone afterwards. May be called again."""
+        with _keeping_signal_handlers():
+            ray.shutdown()
+        if self._temp_dir is not None:
+            if left := reap(self._mark, self._temp_dir):
+                logger.error("processes %s of this run cannot be ended", left)
+            self._temp_dir = None
+        if self._reaper is not None:
+            self._reaper.kill()
+            self._reaper.wait()
+            self._reaper = None
+
+    def _start_local(self, options: Mapping[str, Any]) -> None:
+        self._temp_dir = Path(tempfile.mkdtemp(prefix="wm-ray-"))
+        self._reaper = start_reaper(self._mark, self._temp_dir)
+        # Through the environment of Ray's own processes and not as a Ray runtime environment, with
+        # which each worker takes 0.4 s longer to start (ray 2.60: a second interpreter).
+        environment = {MARK_VARIABLE: self._mark, **_SETTINGS, **worker_environment()}
+        with _environment(environment):
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                _temp_dir=str(self._temp_dir),
+                **options,
+            )
+
+    def _join(self, address: str, options: Mapping[str, Any]) -> None:
+        _check_answers(address)
+        try:
+            ray.init(address=address, runtime_env={"env_vars": worker_environment()}, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"cannot join the Ray cluster at {address!r}: {error}") from error
+
+
+def free_resources() -> dict[str, float]:
+    """CPUs and GPUs of the cluster that nobody has reserved."""
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    return {name: free.get(name, 0.0) for name in ("CPU", "GPU")}
+
+
+def _check_answers(address: str) -> None:
+    """Asks the cluster for a sign of life; ``ray.init`` alone would wait for minutes.
+
+    Raises:
+        ConfigError: None came, and what to do.
+    """
+    advice = (
+        "start one with `ray start --head`, give the address that it prints, or leave "
+        "runtime.ray_address out to run on this machine alone"
+    )
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"runtime.ray_address {address!r}: Ray client addresses are not supported; run this "
+            "command on a machine of the cluster, with --ray-address auto"
+        )
+    if address != "auto":
+        _check_port(address, advice)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    command += [] if address == "auto" else ["--address", address]
+    try:
+        answer = subprocess.run(command, capture_output=True, timeout=_ANSWER_SECONDS, text=True)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"no Ray cluster answers at {address!r} within {_ANSWER_SECONDS:.0f} s: {advice}"
+        ) from None
+    if answer.returncode:
+        lines = answer.stderr.strip().splitlines()
+        raise ConfigError(
+            f"no healthy Ray cluster at {address!r} ({lines[-1] if lines else 'no reason given'}): "
+            f"{advice}"
+        )
+
+
+def _check_port(address: str, advice: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(
+            f"runtime.ray_address must be auto or host:port, got {address!r}: {advice}"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise ConfigError(f"nothing answers at {address!r} ({error}): {advice}") from error
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables inside the block, for the processes that are started there."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _keeping_signal_handlers() -> Iterator[None]:
+    """Puts the handler of SIGTERM back that ``ray.init`` replaces (in the main thread)."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is not handler:
+            signal.signal(signal.SIGTERM, handler)

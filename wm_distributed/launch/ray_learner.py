@@ -1,0 +1,212 @@
+"""A learner rank as a Ray actor."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import ray
+
+from replay_service.client import ReplayClient
+from wm_distributed.api import DataSpec, ReplayReader
+from wm_distributed.launch.plan import Plan, seed_rank, use_threads
+from wm_distributed.launch.ray_handles import PatientSampling, RayWeightsSink
+from wm_distributed.launch.ray_replay import RayLimiter
+from wm_distributed.launch.ray_workers import Services
+from wm_distributed.launch.runtime import TrainReport
+from wm_distributed.launch.supervisor import Pulse
+from wm_distributed.launch.worker_process import log_to, make_pulse
+
+if TYPE_CHECKING:
+    from learners.learner import Learner
+    from wm_distributed.collective import Collective
+
+logger = logging.getLogger(__name__)
+
+_GROUP_SECONDS = 120.0  # for all ranks to join, and for each reduction between them
+_ANSWER_SECONDS = 30.0
+
+StoreAddress = tuple[str, int]
+Begin = Literal["anew", "resume", "newest if any"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerPulse(Pulse):
+    """A learner rank's pulse; its ``counts`` are those of the checkpoint that it began with.
+
+    Attributes:
+        ready: Whether it has built and loaded everything.
+        phase: ``prefill`` until it has trained, then the name of the family's phase.
+        began_at: Train steps that it began with.
+        reports: Those that are new.
+    """
+
+    ready: bool = False
+    phase: str = ""
+    began_at: int = 0
+    reports: tuple[TrainReport, ...] = ()
+
+
+class LearnerWorker:
+    """Trains from the checkpoint that it is told to begin with until it is told to stop."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        services: Services,
+        rank: int,
+        *,
+        device: str,
+        begin: Begin,
+        log: Path | None,
+    ) -> None:
+        """Waits for :meth:`run`.
+
+        Args:
+            plan: The run.
+            services: Whom to talk to.
+            rank: Number of this rank.
+            device: Torch device.
+            begin: Anew, from the newest checkpoint, or from that if there is one.
+            log: File to log to.
+        """
+        log_to(log)
+        self._plan = plan
+        self._services = services
+        self._rank = rank
+        self._device = device
+        self._begin: Begin = begin
+        self._sink = RayWeightsSink(services.server) if rank == 0 else None
+        self._learner: Learner | None = None
+        self._began_at = 0
+        self._counts: Mapping[str, int] = {}
+        self._store: Any = None
+        self._stop = threading.Event()
+
+    @ray.method(concurrency_group="work")
+    def host_store(self) -> StoreAddress:
+        """Opens the place where the ranks meet; rank 0 does so before its ``run``."""
+        from learners.process_group import host_store
+
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._store = host_store(address, _GROUP_SECONDS)
+        return address, self._store.port
+
+    @ray.method(concurrency_group="work")
+    def run(self, store: StoreAddress | None = None) -> None:
+        """Trains until it is told to stop, then publishes and saves.
+
+        Args:
+            store: Where the ranks meet; None for a single rank.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
+            DeadlineError: No batch came in time, or not all ranks.
+        """
+        from learners.process_group import leave_group
+
+        learner_config = self._plan.config.learner
+        use_threads(learner_config.num_threads, learner_config.num_ranks)
+        collective = self._join(store)
+        learner = self._build(collective)
+        if self._rank == 0:
+            newest = ray.get(self._services.server.version.remote(), timeout=_ANSWER_SECONDS)
+            learner.start(newest)
+        else:
+            learner.start()
+        self._learner = learner
+        learner.run(self._stop.is_set)
+        learner.finish()
+        leave_group()
+
+    @ray.method(concurrency_group="watch")
+    def stop(self) -> None:
+        """Ends ``run`` after the step under way; with several ranks, after a common one."""
+        self._stop.set()
+
+    @ray.method(concurrency_group="watch")
+    def save(self, score: float) -> None:
+        """Asks for a checkpoint, which is kept if the score is the best so far."""
+        if self._learner is not None:
+            self._learner.request_checkpoint(score)
+
+    @ray.method(concurrency_group="watch")
+    def publish_again(self) -> None:
+        """Sends the newest weights to a parameter server that has lost them."""
+        if self._sink is not None:
+            self._sink.publish_again()
+
+    @ray.method(concurrency_group="watch")
+    def pulse(self) -> LearnerPulse:
+        learner = self._learner
+        if learner is None:
+            return LearnerPulse(**vars(make_pulse({})))
+        report = learner.take_report()
+        return LearnerPulse(
+            **vars(make_pulse(learner.stats(), counts=self._counts)),
+            ready=True,
+            phase="prefill" if learner.train_steps == self._began_at else learner.phase,
+            began_at=self._began_at,
+            reports=(TrainReport(learner.train_steps, report),) if report else (),
+        )
+
+    def _join(self, store: StoreAddress | None) -> Collective:
+        import torch
+
+        from learners.process_group import connect_store, join_group
+        from wm_distributed.collective import Collective
+
+        if store is None:
+            return Collective()
+        if self._store is None:
+            self._store = connect_store(*store, _GROUP_SECONDS)
+        ranks = self._plan.config.learner.num_ranks
+        return join_group(
+            self._store, self._rank, ranks, torch.device(self._device), _GROUP_SECONDS
+        )
+
+    def _build(self, collective: Collective) -> Learner:
+        plan = self._plan
+        trainable = plan.build_trainable(self._device, collective)
+        checkpoints = plan.open_checkpoints(trainable, self._read_counts)
+        learner = plan.build_learner(
+            trainable,
+            self._make_reader,
+            device=self._device,
+            collective=collective,
+            sink=self._sink,
+            checkpointer=checkpoints if self._rank == 0 else None,
+            prefetch=True,
+        )
+        if self._begin == "resume" or (self._begin == "newest if any" and checkpoints.exists()):
+            checkpoint = checkpoints.load()
+            self._counts = checkpoint.manifest.counters
+            seed_rank(plan.config.seed, self._rank, self._counts["train_steps"])
+            learner.load_state_dict(checkpoint.state)
+        else:
+            seed_rank(plan.config.seed, self._rank, 0)
+        self._began_at = learner.train_steps
+        return learner
+
+    def _make_reader(self, spec: DataSpec) -> ReplayReader:
+        config = self._plan.config
+        return ReplayClient(
+            self._services.shard_handles(),
+            spec,
+            limiter=PatientSampling(RayLimiter(self._services.limiter)),
+            rank=self._rank,
+            num_ranks=config.learner.num_ranks,
+            prefetch=config.learner.prefetch_batches,
+            timeout_seconds=config.replay.wait_timeout_seconds,
+            seed=config.seed,
+        )
+
+    def _read_counts(self) -> Mapping[str, int]:
+        counts: Mapping[str, int] = ray.get(
+            self._services.limiter.state_dict.remote(), timeout=_ANSWER_SECONDS
+        )
+        return counts

@@ -1,0 +1,246 @@
+"""Runs a configuration on Ray: one process a role, watched and mended by the driver.
+
+::
+
+    driver ──asks, mends──→ actors, learner ranks, evaluator, shards, limiter, server
+              actors ─insert→ shards ←sample, update─ learner ─publish→ server ←fetch─ actors
+              actors, learner ─reserve→ limiter
+
+What the driver does, about once a second, is in :meth:`RayRuntime.poll`. If the driver is killed,
+everything else ends (see ``ray_cluster.py``), and the run directory resumes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, cast
+
+from wm_distributed.errors import DeadlineError
+from wm_distributed.launch.aggregate import aggregate
+from wm_distributed.launch.evaluation import FINAL
+from wm_distributed.launch.limits import Schedule
+from wm_distributed.launch.plan import RESUMED, Plan
+from wm_distributed.launch.ray_cluster import RayCluster
+from wm_distributed.launch.ray_evaluator import RayEvaluator
+from wm_distributed.launch.ray_handles import RayProcess
+from wm_distributed.launch.ray_learner import LearnerPulse
+from wm_distributed.launch.ray_teams import RayTeams
+from wm_distributed.launch.runtime import (
+    Evaluation,
+    FinalEvaluation,
+    Role,
+    RunStatus,
+    TrainReport,
+)
+from wm_distributed.launch.supervisor import Team
+from wm_distributed.seeding import rank_seed
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+_WAIT_SECONDS = 0.1
+_FINISH_SECONDS = 300.0  # for the last step, publication and checkpoint
+
+
+class RayRuntime:
+    """A :class:`~wm_distributed.launch.runtime.Runtime` of many processes."""
+
+    def __init__(self, plan: Plan, *, resume: bool) -> None:
+        """Starts nothing yet.
+
+        Args:
+            plan: The checked run.
+            resume: Whether to go on from the newest checkpoint in the run directory.
+        """
+        self._config = plan.config
+        self._resume = resume
+        self._cluster = RayCluster(plan.config.runtime.ray_address)
+        self._log_dir = None if self._cluster.joined else plan.run_dir / "logs"
+        self._teams = RayTeams(plan, self._log_dir)
+        self._schedule = Schedule(plan.config.stop, plan.config.eval)
+        self._services: list[Team] = []
+        self._actors: list[Team] = []
+        self._learners: list[Team] = []
+        self._evaluator: RayEvaluator | None = None
+        self._limiter_counts: Mapping[str, int] = {}
+        self._env_steps = 0
+        self._newest_pulse: LearnerPulse | None = None
+        self._began = time.monotonic()
+        self._polled = 0.0
+
+    def start(self) -> None:
+        if self._log_dir is not None:
+            self._log_dir.mkdir(exist_ok=True)
+        self._cluster.start()
+        self._teams.reserve()
+        self._services = self._teams.start_services()
+        self._learners = [self._teams.learner(resume=self._resume)]
+        self._evaluator = RayEvaluator(self._teams.evaluator(), self._config.env.max_restarts)
+        for team in self._services:
+            team.on_restart = partial(self._revived, team.role)
+        for team in (*self._services, *self._learners):
+            team.start()
+        if self._resume:
+            self._start_actors(self._resume_counts(self._wait_for_learner()))
+        else:
+            self._start_actors(self._config.seed)
+            self._wait_for_learner()
+        self._began = time.monotonic()
+
+    def poll(self) -> RunStatus:
+        time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
+        self._polled = time.monotonic()
+        self._mend()
+        return self._status(self._evaluate())
+
+    def evaluate_final(self, episodes: int) -> FinalEvaluation:
+        self._finish_training()
+        assert self._evaluator is not None
+        agent = self._evaluator.wait("evaluate", FINAL, episodes, self._env_steps, True)
+        random = self._evaluator.wait("evaluate_random", FINAL, episodes)
+        return FinalEvaluation(agent, random)
+
+    def stop(self, *, checkpoint: bool) -> None:
+        try:
+            if checkpoint:
+                self._finish_training()
+        finally:
+            for team in self._everyone():
+                team.kill()
+            self._services, self._actors, self._learners, self._evaluator = [], [], [], None
+            self._teams.release()
+            self._cluster.stop()
+
+    # ----------------------------------------------------------------------------- beginning
+
+    def _start_actors(self, seed: int) -> None:
+        self._actors = [
+            self._teams.actor(index, seed) for index in range(self._config.actors.num_actors)
+        ]
+        for team in self._actors:
+            team.start()
+
+    def _wait_for_learner(self) -> LearnerPulse:
+        """Waits until all ranks have built, and loaded, their model."""
+        while (pulse := self._learner_pulse()) is None:
+            self._mend()
+            time.sleep(_WAIT_SECONDS)
+        return pulse
+
+    def _resume_counts(self, pulse: LearnerPulse) -> int:
+        """Lets the limiter go on from the learner's checkpoint; gives the actors' next seed."""
+        self._teams.services.limiter.load_state_dict.remote(pulse.counts)
+        self._env_steps = pulse.counts["env_steps"]
+        self._schedule.resume_at(self._env_steps)
+        logger.warning(RESUMED, pulse.began_at)
+        return rank_seed(self._config.seed, 0, pulse.began_at)
+
+    # ---------------------------------------------------------------------------- under way
+
+    def _mend(self) -> None:
+        """Polls every process but the evaluator's, and starts again what has died."""
+        for team in (*self._services, *self._actors, *self._learners):
+            team.poll()
+        for team in self._services:
+            if team.role == "limiter" and team.pulses[0] is not None:
+                self._limiter_counts = team.pulses[0].counts
+
+    def _revived(self, role: Role) -> None:
+        """Gives a process that Ray has started again what it has lost."""
+        if role == "shard":
+            logger.error("a replay shard is empty now: what it held is lost")
+        elif role == "limiter":
+            self._teams.services.limiter.load_state_dict.remote(self._limiter_counts)
+        elif role == "server":
+            self._tell_learner("publish_again")
+
+    def _evaluate(self) -> tuple[Evaluation, ...]:
+        """Begins the evaluation that is due, and gives the one that is done."""
+        assert self._evaluator is not None
+        done = self._evaluator.poll()
+        if done is not None:
+            self._tell_learner("save", done.return_mean)
+        if not self._evaluator.busy:
+            number = self._schedule.evaluation_due(self._env_steps)
+            if number is not None:
+                episodes = self._config.eval.episodes
+                self._evaluator.begin("evaluate", number, episodes, self._env_steps)
+        return () if done is None else (done,)
+
+    def _status(self, evaluations: tuple[Evaluation, ...]) -> RunStatus:
+        teams = self._everyone()
+        processes = tuple(status for team in teams for status in team.statuses())
+        metrics = aggregate(
+            [
+                *(status.stats for status in processes),
+                *(team.lost_counters() for team in teams),
+                {"run/recoveries": float(sum(team.restarts for team in teams))},
+            ]
+        )
+        self._env_steps = int(metrics.get("limiter/env_steps", self._env_steps))
+        train_steps = int(metrics.get("learner/train_steps", 0))
+        reason = self._schedule.reason_to_end(
+            self._env_steps, train_steps, time.monotonic() - self._began, evaluations
+        )
+        phase, reports = self._learner_news()
+        return RunStatus(
+            phase=phase,
+            env_steps=self._env_steps,
+            train_steps=train_steps,
+            metrics=metrics,
+            processes=processes,
+            reports=reports,
+            evaluations=evaluations,
+            finished=bool(reason),
+            reason=reason,
+        )
+
+    def _learner_news(self) -> tuple[str, tuple[TrainReport, ...]]:
+        """The phase, and the reports that came since this was asked last."""
+        pulse = self._learner_pulse()
+        if pulse is None:
+            return "starting", ()
+        reports = () if pulse is self._newest_pulse else pulse.reports
+        self._newest_pulse = pulse
+        return pulse.phase, reports
+
+    # ------------------------------------------------------------------------------- ending
+
+    def _finish_training(self) -> None:
+        """Lets the learner publish and save what it has, then ends learner and actors.
+
+        Raises:
+            WmError: It could not.
+        """
+        ranks = [cast(RayProcess, process) for team in self._learners for process in team.processes]
+        for rank in ranks:
+            rank.actor.stop.remote()
+        deadline = time.monotonic() + _FINISH_SECONDS
+        while not all(rank.finished() for rank in ranks):
+            if time.monotonic() > deadline:
+                raise DeadlineError(
+                    f"the learner did not finish within {_FINISH_SECONDS:.0f} s of being asked to"
+                )
+            time.sleep(_WAIT_SECONDS)
+        for team in (*self._learners, *self._actors):
+            team.poll()
+            team.kill()
+        self._learners, self._actors = [], []
+
+    def _tell_learner(self, method: str, *arguments: Any) -> None:
+        """Calls a method of rank 0 and waits for nothing."""
+        rank_0 = cast(RayProcess, self._learners[0].processes[0])
+        getattr(rank_0.actor, method).remote(*arguments)
+
+    def _learner_pulse(self) -> LearnerPulse | None:
+        """Rank 0's newest answer, once every rank is ready."""
+        pulses = [pulse for team in self._learners for pulse in team.pulses]
+        ready = [pulse for pulse in pulses if isinstance(pulse, LearnerPulse) and pulse.ready]
+        return ready[0] if ready and len(ready) == len(pulses) else None
+
+    def _everyone(self) -> list[Team]:
+        evaluator = [self._evaluator.team] if self._evaluator else []
+        return [*self._learners, *self._actors, *self._services, *evaluator]

@@ -1,0 +1,275 @@
+"""Starts the processes of a run on Ray: which there are, what each reserves, where each goes.
+
+What a process reserves is a share of a core that leaves nobody starving while all work, and that
+lets the smallest useful run (two actors, two shards, a learner, an evaluator) fit on two cores:
+
+==========  =====  ==================================================================
+role        cores  why
+==========  =====  ==================================================================
+actor       0.5    held by the replay ratio part of the time
+learner     0.5    uses what is left on a CPU; one GPU each where there are GPUs
+evaluator   0.25   works now and then
+shard       0.1    copies memory for a few milliseconds a batch
+limiter     0      counts
+server      0      hands out references
+==========  =====  ==================================================================
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from replay_service.checks import shard_capacity, shard_capacity_bytes, steps_before_training
+from wm_distributed.errors import ConfigError
+from wm_distributed.launch.plan import Plan, choose_device
+from wm_distributed.launch.ray_cluster import free_resources
+from wm_distributed.launch.ray_handles import RayProcess
+from wm_distributed.launch.ray_learner import Begin, LearnerWorker
+from wm_distributed.launch.ray_replay import create_limiter, create_shard
+from wm_distributed.launch.ray_workers import (
+    ActorWorker,
+    EvaluatorWorker,
+    Handle,
+    ServerWorker,
+    Services,
+)
+from wm_distributed.launch.runtime import Role
+from wm_distributed.launch.supervisor import Patience, Process, Pulse, Team
+from wm_distributed.launch.worker_process import make_pulse
+
+_remote: Any = ray.remote  # its declared types lack concurrency_groups
+
+CORES: dict[Role, float] = {
+    "actor": 0.5,
+    "learner": 0.5,
+    "evaluator": 0.25,
+    "shard": 0.1,
+    "limiter": 0.0,
+    "server": 0.0,
+}
+_MAX_RESTARTS = 10  # of one process that is not an actor
+_MAX_LEARNER_RESTARTS = 3
+_REVIVAL_SECONDS = 3.0  # Ray takes about two to start a process again
+_PLACEMENT_SECONDS = 60.0
+
+
+class RayTeams:
+    """Makes the run's teams; each is started by whoever asked for it."""
+
+    def __init__(self, plan: Plan, log_dir: Path | None) -> None:
+        """Reserves nothing yet.
+
+        Args:
+            plan: The run.
+            log_dir: Where each process writes a log of its own; None: nowhere.
+        """
+        self._plan = plan
+        self._config = plan.config
+        self._log_dir = log_dir
+        self._rng = random.Random(plan.config.seed)
+        self._placement: PlacementGroup | None = None
+        self._services: Services | None = None
+        self._device = "cpu"
+
+    @property
+    def services(self) -> Services:
+        """Shards, limiter and server, once :meth:`start_services` has been called."""
+        assert self._services is not None
+        return self._services
+
+    def reserve(self) -> None:
+        """Decides where the learner trains, and reserves its place.
+
+        Raises:
+            ConfigError: The cluster has too few free cores or GPUs, with the numbers.
+        """
+        free, ranks = free_resources(), self._config.learner.num_ranks
+        self._device = choose_device(self._config.learner.device, ranks, int(free["GPU"]))
+        counts: dict[Role, int] = {
+            "actor": self._config.actors.num_actors,
+            "learner": ranks,
+            "evaluator": 1,
+            "shard": self._config.replay.num_shards,
+        }
+        needed = sum(count * CORES[role] for role, count in counts.items())
+        if needed > free["CPU"] + 1e-6:
+            listed = ", ".join(f"{n} x {role} {CORES[role]}" for role, n in counts.items())
+            raise ConfigError(
+                f"the run needs {needed:g} CPU cores ({listed}), but {free['CPU']:g} are free: "
+                "lower actors.num_actors or replay.num_shards, or join a larger cluster with "
+                "--ray-address"
+            )
+        bundle = {"CPU": CORES["learner"]} | ({"GPU": 1.0} if self._device == "cuda" else {})
+        self._placement = placement_group([bundle] * ranks, strategy="PACK")
+        if not self._placement.wait(_PLACEMENT_SECONDS):
+            raise ConfigError(
+                f"no place for {ranks} learner ranks of {bundle} each in the cluster within "
+                f"{_PLACEMENT_SECONDS:.0f} s: {free} are free, but perhaps not on one machine"
+            )
+
+    def start_services(self) -> list[Team]:
+        """Starts shards, limiter and parameter server."""
+        config, specs = self._config, self._plan.specs
+        options = self._options("shard", revived=True) | {"scheduling_strategy": "SPREAD"}
+        shards = [
+            create_shard(
+                specs,
+                shard_capacity(config.replay),
+                capacity_bytes=shard_capacity_bytes(config.replay),
+                index=index,
+                seed=config.seed,
+                ray_options=options,
+            )
+            for index in range(config.replay.num_shards)
+        ]
+        limiter = create_limiter(
+            config.replay.ratio,
+            steps_before_training(config.replay, specs, self._plan.num_streams),
+            num_inserting=config.actors.num_actors,
+            num_sampling=config.learner.num_ranks,
+            ray_options=self._options("limiter", revived=True),
+        )
+        server = _remote(**self._options("server", revived=True))(ServerWorker).remote()
+        self._services = Services(tuple(shards), limiter, server)
+        teams = [self._service("shard", i, shard, _stats_pulse) for i, shard in enumerate(shards)]
+        teams.append(self._service("limiter", 0, limiter, _limiter_pulse))
+        teams.append(self._service("server", 0, server, _server_pulse))
+        return teams
+
+    def learner(self, *, resume: bool) -> Team:
+        """All ranks of the learner."""
+
+        def launch(incarnation: int) -> Sequence[Process]:
+            begin: Begin = "newest if any" if incarnation else "resume" if resume else "anew"
+            ranks = range(self._config.learner.num_ranks)
+            workers = [self._learner_rank(rank, begin) for rank in ranks]
+            store = workers[0].host_store.remote() if len(workers) > 1 else None
+            return [_working(worker, store) for worker in workers]
+
+        return self._team("learner", 0, launch, max_restarts=_MAX_LEARNER_RESTARTS)
+
+    def actor(self, index: int, seed: int) -> Team:
+        """One actor."""
+        options = self._options("actor") | {
+            "scheduling_strategy": "SPREAD",
+            "concurrency_groups": {"work": 1, "watch": 1},
+        }
+        create = _remote(**options)(ActorWorker)
+
+        def launch(incarnation: int) -> Sequence[Process]:
+            log = self._log("actor", index)
+            return [
+                _working(
+                    create.remote(self._plan, self.services, index, incarnation, seed=seed, log=log)
+                )
+            ]
+
+        return self._team(
+            "actor",
+            index,
+            launch,
+            max_restarts=self._config.actors.max_restarts,
+            hung_seconds=self._config.env.step_timeout_seconds,
+        )
+
+    def evaluator(self) -> Team:
+        """The evaluator."""
+        options = self._options("evaluator") | {"concurrency_groups": {"work": 1, "watch": 1}}
+        create = _remote(**options)(EvaluatorWorker)
+
+        def launch(incarnation: int) -> Sequence[Process]:
+            worker = create.remote(self._plan, self.services, self._log("evaluator", 0))
+            return [RayProcess(worker, worker.pulse.remote)]
+
+        return self._team(
+            "evaluator",
+            0,
+            launch,
+            max_restarts=_MAX_RESTARTS,
+            hung_seconds=self._config.env.step_timeout_seconds,
+        )
+
+    def release(self) -> None:
+        """Gives the learner's place back."""
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+            self._placement = None
+
+    def _learner_rank(self, rank: int, begin: Begin) -> Handle:
+        assert self._placement is not None, "reserve() comes first"
+        options = self._options("learner") | {
+            "num_gpus": 1 if self._device == "cuda" else 0,
+            "concurrency_groups": {"work": 1, "watch": 1},
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self._placement, placement_group_bundle_index=rank
+            ),
+        }
+        worker = _remote(**options)(LearnerWorker).remote(
+            self._plan,
+            self.services,
+            rank,
+            device=self._device,
+            begin=begin,
+            log=self._log("learner", rank),
+        )
+        return worker
+
+    def _service(
+        self, role: Role, index: int, actor: Handle, pulse: Callable[[Any], Pulse]
+    ) -> Team:
+        """A process that keeps its handle when Ray starts it again."""
+
+        def launch(incarnation: int) -> Sequence[Process]:
+            return [
+                RayProcess(actor, lambda: actor.__ray_call__.remote(pulse), revived_by_ray=True)
+            ]
+
+        return self._team(
+            role, index, launch, max_restarts=_MAX_RESTARTS, backoff_seconds=_REVIVAL_SECONDS
+        )
+
+    def _team(
+        self,
+        role: Role,
+        index: int,
+        launch: Callable[[int], Sequence[Process]],
+        **patience: Any,
+    ) -> Team:
+        return Team(role, index, launch, Patience(**patience), rng=self._rng)
+
+    def _options(self, role: Role, *, revived: bool = False) -> dict[str, Any]:
+        return {
+            "num_cpus": CORES[role],
+            "max_restarts": -1 if revived else 0,
+            "max_task_retries": 0,
+        }
+
+    def _log(self, role: Role, index: int) -> Path | None:
+        return self._log_dir / f"{role}-{index}.log" if self._log_dir else None
+
+
+def _working(worker: Handle, *arguments: Any) -> RayProcess:
+    return RayProcess(worker, worker.pulse.remote, worker.run.remote(*arguments))
+
+
+def _stats_pulse(worker: Any) -> Pulse:
+    """Pulse of a shard's process; called in it."""
+    return make_pulse(worker.stats())
+
+
+def _limiter_pulse(worker: Any) -> Pulse:
+    """Pulse of the limiter's process; called in it."""
+    return make_pulse(worker.stats(), counts=worker.state_dict())
+
+
+def _server_pulse(worker: Any) -> Pulse:
+    """Pulse of the parameter server's process; called in it."""
+    pulse: Pulse = worker.pulse()
+    return pulse

@@ -1,0 +1,254 @@
+"""Keeps processes alive: notices death and silence, and starts again with back-off.
+
+A :class:`Team` is a place in the run that one process fills, or several that can only live
+together, such as the ranks of a learner. When one of them dies, the team is ended, and after a
+while a new one is launched with the next incarnation::
+
+    starting ─→ running ─→ (died, failed or hung) ─→ restarting ─→ starting …
+                                  └─ budget spent ─→ WorkerDiedError with the first cause
+
+Nothing here knows what a process is made of; one thread calls everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from wm_distributed.errors import WorkerDiedError
+from wm_distributed.launch.runtime import Health, ProcessStatus, Role
+from wm_distributed.metrics import METRICS
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulse:
+    """What a process answers when it is asked how it is.
+
+    Attributes:
+        node: Host name of its machine.
+        pid: Its process id there.
+        busy_seconds: How long it has waited for something that may hang, such as an environment.
+        stats: Its values by metric name.
+        counts: What whoever takes its place has to be told.
+    """
+
+    node: str
+    pid: int
+    busy_seconds: float = 0.0
+    stats: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Process(Protocol):
+    """One incarnation of a process, seen from the driver."""
+
+    def pulse(self) -> Pulse | None:
+        """Its newest answer since the last call, if one came; asks again. Does not wait.
+
+        Raises:
+            WorkerDiedError: It is gone, or failed in a way that another one may not.
+            WmError: It found that the run cannot go on.
+        """
+
+    def kill(self) -> None:
+        """Ends it at once, if it still lives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How much a team may ask of its supervisor.
+
+    Attributes:
+        max_restarts: Restarts before the run ends.
+        hung_seconds: ``Pulse.busy_seconds`` that count as hung.
+        silent_seconds: Time without an answer that counts as hung.
+        start_seconds: Time for the first answer of a new process.
+        backoff_seconds: Pause before the first restart; doubles with each that follows soon.
+        max_backoff_seconds: Longest pause.
+        calm_seconds: Life after which a death counts as the first again, for the pause.
+    """
+
+    max_restarts: int
+    hung_seconds: float = 60.0
+    silent_seconds: float = 120.0
+    start_seconds: float = 300.0
+    backoff_seconds: float = 0.5
+    max_backoff_seconds: float = 30.0
+    calm_seconds: float = 60.0
+
+
+Launch = Callable[[int], Sequence[Process]]
+"""Starts the processes of an incarnation, and does not wait for them."""
+
+
+class Team:
+    """Processes that live and die together.
+
+    Attributes:
+        role: What they do.
+        restarts: How often they were started again.
+        on_restart: Called when the processes of a later incarnation have all answered.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        first_index: int,
+        launch: Launch,
+        patience: Patience,
+        *,
+        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            role: What the processes do.
+            first_index: Number of the first of them within the role.
+            launch: Starts them.
+            patience: Limits.
+            rng: Spreads restarts in time, so that many that died together do not return at once.
+            clock: In seconds.
+        """
+        self.role = role
+        self.restarts = 0
+        self.on_restart: Callable[[], None] = lambda: None
+        self._first_index = first_index
+        self._launch = launch
+        self._patience = patience
+        self._rng = rng
+        self._clock = clock
+        self._members: list[_Member] = []
+        self._launched_at = 0.0
+        self._restart_at: float | None = None
+        self._returning = False
+        self._quick_deaths = 0
+        self._lost: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Launches the next incarnation."""
+        self._launched_at = self._clock()
+        self._restart_at = None
+        processes = self._launch(self.restarts)
+        self._members = [_Member(process, self._launched_at) for process in processes]
+
+    def poll(self) -> None:
+        """Takes the processes' answers, and mends the team if it has to.
+
+        Raises:
+            WorkerDiedError: It may not be started again; holds the last cause.
+            WmError: A process found that the run cannot go on.
+        """
+        now = self._clock()
+        if self._restart_at is not None:
+            if now >= self._restart_at:
+                self.start()
+            return
+        for index, member in enumerate(self._members):
+            if failure := member.check(now, self._patience):
+                self._mend(self._first_index + index, failure, now)
+                return
+        if self._returning and all(member.pulse for member in self._members):
+            self._returning = False
+            self.on_restart()
+
+    @property
+    def processes(self) -> list[Process]:
+        """Those of the newest incarnation."""
+        return [member.process for member in self._members]
+
+    @property
+    def pulses(self) -> list[Pulse | None]:
+        """Newest answer of each process."""
+        return [member.pulse for member in self._members]
+
+    def kill(self) -> None:
+        """Ends the processes; they are not started again unless :meth:`start` is called."""
+        for member in self._members:
+            member.process.kill()
+
+    def statuses(self) -> list[ProcessStatus]:
+        """How each process stands."""
+        return [
+            ProcessStatus(
+                role=self.role,
+                index=self._first_index + index,
+                node=member.pulse.node if member.pulse else "",
+                pid=member.pulse.pid if member.pulse else 0,
+                health=self._health(member),
+                restarts=self.restarts,
+                stats=member.pulse.stats if member.pulse else {},
+            )
+            for index, member in enumerate(self._members)
+        ]
+
+    def lost_counters(self) -> Mapping[str, float]:
+        """What ended incarnations had counted, of the counters that are summed."""
+        return self._lost
+
+    def _health(self, member: _Member) -> Health:
+        if self._restart_at is not None:
+            return "restarting"
+        return "running" if member.pulse else "starting"
+
+    def _mend(self, index: int, failure: str, now: float) -> None:
+        """Ends what is left of the team and sets the time of its restart."""
+        name = f"{self.role} {index}, incarnation {self.restarts}"
+        self.kill()
+        self._keep_counters()
+        if self.restarts >= self._patience.max_restarts:
+            raise WorkerDiedError(
+                f"{name}: {failure}\nIt has been restarted {self.restarts} times, which is as "
+                f"often as the {self.role}'s budget allows"
+            )
+        calm = now - self._launched_at >= self._patience.calm_seconds
+        self._quick_deaths = 1 if calm else self._quick_deaths + 1
+        pause = min(
+            self._patience.backoff_seconds * 2.0 ** (self._quick_deaths - 1),
+            self._patience.max_backoff_seconds,
+        ) * self._rng.uniform(0.5, 1.5)
+        self.restarts += 1
+        self._restart_at = now + pause
+        self._returning = True
+        logger.warning(
+            "%s: %s\nStarted again in %.1f s (restart %d of %d)",
+            name, failure, pause, self.restarts, self._patience.max_restarts,
+        )  # fmt: skip
+
+    def _keep_counters(self) -> None:
+        for member in self._members:
+            for name, value in (member.pulse.stats if member.pulse else {}).items():
+                metric = METRICS.get(name)
+                if metric and metric.kind == "counter" and metric.across == "sum":
+                    self._lost[name] = self._lost.get(name, 0.0) + value
+
+
+class _Member:
+    """A process and its last answer."""
+
+    def __init__(self, process: Process, now: float) -> None:
+        self.process = process
+        self.pulse: Pulse | None = None
+        self._heard_at = now
+
+    def check(self, now: float, patience: Patience) -> str:
+        """What is wrong with the process; empty if nothing is."""
+        try:
+            pulse = self.process.pulse()
+        except WorkerDiedError as error:
+            return str(error)
+        if pulse is not None:
+            self.pulse, self._heard_at = pulse, now
+            if pulse.busy_seconds > patience.hung_seconds:
+                return f"hangs: no progress for {pulse.busy_seconds:.0f} s"
+        silence = now - self._heard_at
+        allowed = patience.silent_seconds if self.pulse else patience.start_seconds
+        if silence > allowed:
+            return f"hangs: no answer for {silence:.0f} s, {allowed:.0f} s are allowed"
+        return ""
