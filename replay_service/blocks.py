@@ -41,6 +41,9 @@ class Stream:
 class Blocks:
     """The state of all blocks. The shard's lock guards it."""
 
+    BYTES_PER_STEP = 1
+    """At most, but for rings of a few hundred steps, whose blocks are smaller."""
+
     def __init__(self, capacity: int, epoch: int) -> None:
         """Divides ``capacity`` rows, rounded down to whole blocks.
 

@@ -315,7 +315,8 @@ class ReplayShard:
             ReplayError: That is too little for one sequence, or more than the machine's memory.
         """
         specs = self._specs.values()
-        step_bytes = bytes_per_step(layout) + sum(map(Table.bytes_per_step, specs))
+        tables = sum(map(Table.bytes_per_step, specs))
+        step_bytes = bytes_per_step(layout) + tables + Blocks.BYTES_PER_STEP
         capacity = self._capacity_steps
         if self._capacity_bytes is not None:
             capacity = min(capacity, int(self._capacity_bytes / step_bytes))

@@ -1,0 +1,172 @@
+"""Bytes of chunks and batches, for disks and sockets: msgpack, so that reading never runs code.
+
+A message is an array ``[format, version, kind, fields…]``. Columns are a map from name to
+``[dtype, shape, bytes]`` in little-endian, C order. Decoding checks everything and raises nothing
+but :class:`~wm_distributed.errors.CodecError`; the arrays that it returns are read-only. It does
+not notice damage that leaves a valid message: who stores messages adds a checksum.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import numpy as np
+
+from wm_distributed.errors import CodecError
+from wm_distributed.types import (
+    IS_FIRST,
+    Array,
+    Columns,
+    SequenceBatch,
+    SequenceChunk,
+    StepAddresses,
+    StreamId,
+)
+
+_FORMAT = "wmd"
+_VERSION = 1
+_CHUNK = "chunk"
+_BATCH = "batch"
+MAX_MESSAGE_BYTES = 2**30
+_MAX_COLUMNS = 1024
+_MAX_NAME_CHARS = 256
+_MAX_DIMENSIONS = 8
+_MAX_INTEGER = 2**63 - 1
+_DTYPES = frozenset(
+    ["|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"]
+)
+
+
+def encode_chunk(chunk: SequenceChunk) -> bytes:
+    """A chunk as bytes.
+
+    Raises:
+        CodecError: A column cannot be encoded, or the message would be too large.
+    """
+    stream = chunk.stream
+    fields = [stream.actor, stream.incarnation, stream.env]
+    fields += [chunk.sequence_number, chunk.policy_version]
+    return _pack(_CHUNK, fields, chunk.columns)
+
+
+def decode_chunk(data: bytes) -> SequenceChunk:
+    """The chunk that :func:`encode_chunk` encoded.
+
+    Raises:
+        CodecError: The bytes are not one valid chunk of this version.
+    """
+    *fields, columns = _unpack(_CHUNK, data, 6)
+    actor, incarnation, env, sequence_number, policy_version = map(_integer, fields)
+    decoded = _columns(columns)
+    if IS_FIRST not in decoded:
+        raise CodecError(f"a chunk must have the column {IS_FIRST!r}, got {sorted(decoded)}")
+    _check_lead(decoded, decoded[IS_FIRST].shape[:1])
+    stream = StreamId(actor, incarnation, env)
+    return SequenceChunk(stream, sequence_number, policy_version, decoded)
+
+
+def encode_batch(batch: SequenceBatch) -> bytes:
+    """A batch as bytes.
+
+    Raises:
+        CodecError: A column cannot be encoded, or the message would be too large.
+    """
+    addresses = batch.addresses
+    arrays = [addresses.shard, addresses.slot, addresses.generation]
+    return _pack(_BATCH, [batch.context, *map(_pack_array, arrays)], batch.columns)
+
+
+def decode_batch(data: bytes) -> SequenceBatch:
+    """The batch that :func:`encode_batch` encoded.
+
+    Raises:
+        CodecError: The bytes are not one valid batch of this version.
+    """
+    context, shard, slot, generation, columns = _unpack(_BATCH, data, 5)
+    addresses = StepAddresses(_array(shard), _array(slot), _array(generation))
+    steps = addresses.slot.shape
+    found = (addresses.shard.shape, addresses.generation.shape)
+    if len(steps) != 2 or found != (steps[:1], steps):
+        raise CodecError(f"a batch's addresses must be (B,), (B, T), (B, T), got {steps}, {found}")
+    if not 0 <= _integer(context) < steps[1]:
+        raise CodecError(f"a batch of {steps[1]} steps cannot have a context of {context}")
+    decoded = _columns(columns)
+    _check_lead(decoded, steps)
+    return SequenceBatch(decoded, addresses, context)
+
+
+def _pack(kind: str, fields: list[Any], columns: Columns) -> bytes:
+    packed = {name: _pack_array(value) for name, value in columns.items()}
+    size = sum(len(entry[2]) for entry in packed.values())
+    if size > MAX_MESSAGE_BYTES // 2:
+        raise CodecError(f"columns of {size} bytes: at most {MAX_MESSAGE_BYTES // 2} fit a message")
+    data: bytes = msgpack.packb([_FORMAT, _VERSION, kind, *fields, packed])
+    return data
+
+
+def _pack_array(value: Array) -> tuple[str, tuple[int, ...], bytes]:
+    little = value.dtype.newbyteorder("<")
+    if little.str not in _DTYPES:
+        raise CodecError(f"an array of dtype {value.dtype} cannot be encoded; use a numeric dtype")
+    return little.str, value.shape, value.astype(little, copy=False).tobytes()
+
+
+def _unpack(kind: str, data: bytes, num_fields: int) -> list[Any]:
+    """The fields of a message of the expected kind."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise CodecError(f"a message of {len(data)} bytes exceeds {MAX_MESSAGE_BYTES}")
+    try:
+        message = msgpack.unpackb(
+            data,
+            max_array_len=16,
+            max_map_len=_MAX_COLUMNS,
+            max_str_len=4 * _MAX_NAME_CHARS,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException) as error:
+        raise CodecError(f"not a valid message: {error}") from error
+    expected = [_FORMAT, _VERSION, kind]
+    if not isinstance(message, list) or message[:3] != expected or len(message) != 3 + num_fields:
+        start = message[:3] if isinstance(message, list) else type(message).__name__
+        raise CodecError(f"expected a message {expected} with {num_fields} fields, got {start}")
+    return message[3:]
+
+
+def _columns(packed: object) -> Columns:
+    if not isinstance(packed, dict) or not packed:
+        raise CodecError(f"expected a map of columns, got {type(packed).__name__}")
+    for name in packed:
+        if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARS:
+            raise CodecError(f"a column's name must have 1 to {_MAX_NAME_CHARS} characters")
+    return {name: _array(entry) for name, entry in packed.items()}
+
+
+def _array(entry: object) -> Array:
+    if not isinstance(entry, list) or len(entry) != 3:
+        raise CodecError("expected an array as [dtype, shape, bytes]")
+    dtype, shape, raw = entry
+    if not isinstance(dtype, str) or dtype not in _DTYPES or not isinstance(raw, bytes):
+        raise CodecError(f"expected bytes of a numeric dtype, got {type(raw).__name__}, {dtype!r}")
+    if not isinstance(shape, list) or not 1 <= len(shape) <= _MAX_DIMENSIONS:
+        raise CodecError(f"an array must have 1 to {_MAX_DIMENSIONS} dimensions, got {shape!r}")
+    size = math.prod(map(_integer, shape)) * np.dtype(dtype).itemsize
+    if size != len(raw) or size == 0:
+        raise CodecError(f"{dtype} {shape} takes {size} bytes, at least one; got {len(raw)}")
+    array = np.frombuffer(raw, dtype).reshape(shape)
+    if dtype == "|b1" and array.view(np.uint8).max() > 1:
+        raise CodecError("a boolean array holds bytes other than 0 and 1")
+    return array
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _MAX_INTEGER:
+        raise CodecError(f"expected an integer of 0 to 2**63 - 1, got {value!r}")
+    return value
+
+
+def _check_lead(columns: Columns, lead: tuple[int, ...]) -> None:
+    for name, value in columns.items():
+        if value.shape[: len(lead)] != lead:
+            raise CodecError(f"column {name!r} must begin with {lead}, got {value.shape}")
