@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from learners.process_group import local_batch_size
 from replay_service.checks import check_tables
 from wm_distributed.api import EnvSpaces, FamilySpec, Phase
 from wm_distributed.config import RunConfig
@@ -69,7 +68,11 @@ def _check_phase(family: FamilySpec, phase: Phase, num_ranks: int) -> None:
             f"phase {phase.name!r} of family {family.name!r} is of kind {phase.kind!r}: only "
             "gradient phases with data can be run"
         )
-    local_batch_size(phase.data.batch_size, num_ranks)
+    if phase.data.batch_size % num_ranks:
+        raise ConfigError(
+            f"the batch of {phase.data.batch_size} sequences of phase {phase.name!r} cannot be "
+            f"divided among learner.num_ranks {num_ranks}: choose a divisor of it"
+        )
 
 
 def _check_writable(run_dir: Path) -> None:

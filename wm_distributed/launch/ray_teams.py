@@ -42,7 +42,7 @@ from wm_distributed.launch.ray_workers import (
 )
 from wm_distributed.launch.runtime import Role
 from wm_distributed.launch.supervisor import Patience, Process, Pulse, Team
-from wm_distributed.launch.worker_process import make_pulse
+from wm_distributed.launch.worker_process import limiter_pulse, service_pulse
 
 _remote: Any = ray.remote  # its declared types lack concurrency_groups
 
@@ -138,9 +138,9 @@ class RayTeams:
         )
         server = _remote(**self._options("server", revived=True))(ServerWorker).remote()
         self._services = Services(tuple(shards), limiter, server)
-        teams = [self._service("shard", i, shard, _stats_pulse) for i, shard in enumerate(shards)]
-        teams.append(self._service("limiter", 0, limiter, _limiter_pulse))
-        teams.append(self._service("server", 0, server, _server_pulse))
+        teams = [self._service("shard", i, shard, service_pulse) for i, shard in enumerate(shards)]
+        teams.append(self._service("limiter", 0, limiter, limiter_pulse))
+        teams.append(self._service("server", 0, server, service_pulse))
         return teams
 
     def learner(self, *, resume: bool) -> Team:
@@ -227,9 +227,11 @@ class RayTeams:
         """A process that keeps its handle when Ray starts it again."""
 
         def launch(incarnation: int) -> Sequence[Process]:
-            return [
-                RayProcess(actor, lambda: actor.__ray_call__.remote(pulse), revived_by_ray=True)
-            ]
+            def ask() -> ray.ObjectRef[Pulse]:
+                reference: ray.ObjectRef[Pulse] = actor.__ray_call__.remote(pulse)
+                return reference
+
+            return [RayProcess(actor, ask, revived_by_ray=True)]
 
         return self._team(
             role, index, launch, max_restarts=_MAX_RESTARTS, backoff_seconds=_REVIVAL_SECONDS
@@ -257,19 +259,3 @@ class RayTeams:
 
 def _working(worker: Handle, *arguments: Any) -> RayProcess:
     return RayProcess(worker, worker.pulse.remote, worker.run.remote(*arguments))
-
-
-def _stats_pulse(worker: Any) -> Pulse:
-    """Pulse of a shard's process; called in it."""
-    return make_pulse(worker.stats())
-
-
-def _limiter_pulse(worker: Any) -> Pulse:
-    """Pulse of the limiter's process; called in it."""
-    return make_pulse(worker.stats(), counts=worker.state_dict())
-
-
-def _server_pulse(worker: Any) -> Pulse:
-    """Pulse of the parameter server's process; called in it."""
-    pulse: Pulse = worker.pulse()
-    return pulse

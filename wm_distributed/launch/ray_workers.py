@@ -76,8 +76,9 @@ class ServerWorker:
         """The version held; 0 before the first."""
         return self._server.version
 
-    def pulse(self) -> Pulse:
-        return make_pulse(self._server.stats())
+    def stats(self) -> dict[str, float]:
+        """Metrics under ``server/``."""
+        return self._server.stats()
 
 
 class ActorWorker:

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from wm_distributed.launch.supervisor import Pulse
 
@@ -40,6 +41,19 @@ def make_pulse(
         stats={**stats, **process_stats()},
         counts=counts or {},
     )
+
+
+def service_pulse(worker: Any) -> Pulse:
+    """The pulse of a Ray actor that has ``stats``; called inside it.
+
+    It stands in this module because Ray imports the module there: a shard is not to load torch.
+    """
+    return make_pulse(worker.stats())
+
+
+def limiter_pulse(worker: Any) -> Pulse:
+    """The pulse of the rate limiter's actor, with what it would have to be told after a restart."""
+    return make_pulse(worker.stats(), counts=worker.state_dict())
 
 
 def log_to(path: Path | None) -> None:
