@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -153,12 +153,14 @@ def kl_losses(
 
 
 class Rollout(NamedTuple):
-    """Imagined trajectories of N states; without gradients."""
+    """Imagined trajectories of N states."""
 
-    feat: Tensor
-    """``(N, H + 1, D + F)``; the first is the replayed state."""
+    feats: list[Tensor]
+    """H + 1 tensors ``(N, D + F)``, the first of the replayed states; without gradients."""
     action: Tensor
-    """``(N, H, A)``, chosen in each state but the last."""
+    """``(N, H, A)``, chosen in each state but the last; without gradients."""
+    policy: Tensor
+    """``(N, H, P)``, parameters of the distributions that they were drawn from."""
 
 
 @torch.no_grad()
@@ -166,13 +168,27 @@ def imagine(model: DreamerModel, posterior: Posterior, noise: Noise) -> Rollout:
     """Follows the actor from every replayed state for H steps of the prior."""
     rssm, actor = model.acting.rssm, model.acting.actor
     deter, stoch = posterior.deter.flatten(0, 1), posterior.stoch.flatten(0, 1)
-    feats, actions = [torch.cat([deter, stoch], dim=-1)], []
+    feats, actions, policies = [torch.cat([deter, stoch], dim=-1)], [], []
     for prior_noise, action_noise in zip(noise.prior, noise.action, strict=True):
-        action = actor.head.sample(actor(feats[-1]), action_noise)
+        with torch.enable_grad():  # the actor's loss reuses what it computed here
+            policy = actor(feats[-1])
+        action = actor.head.sample(policy.detach(), action_noise)
         deter, stoch = rssm.imagine(deter, stoch, action, prior_noise)
         feats.append(torch.cat([deter, stoch], dim=-1))
         actions.append(action)
-    return Rollout(torch.stack(feats, dim=1), torch.stack(actions, dim=1))
+        policies.append(policy)
+    with torch.enable_grad():
+        return Rollout(feats, torch.stack(actions, dim=1), torch.stack(policies, dim=1))
+
+
+def evaluate(function: Callable[[Tensor], Tensor], feats: list[Tensor]) -> Tensor:
+    """``function`` of the features of N states at K times, ``(N, K, …)``.
+
+    On a GPU in one go; on a CPU time by time, while the numbers are in its caches.
+    """
+    if feats[0].is_cuda:
+        return function(torch.stack(feats, dim=1))
+    return torch.stack([function(feat) for feat in feats], dim=1)
 
 
 def actor_critic_losses(
@@ -185,21 +201,23 @@ def actor_critic_losses(
         probability of reaching it.
     """
     behavior, head = config.behavior, model.acting.actor.head
-    feat = rollout.feat
-    logits = model.critic(feat)
+    feats = rollout.feats
+    logits = [model.critic(feat) for feat in feats[:-1]]
     with torch.no_grad():
-        reward = model.reward.mean(model.reward(feat))
-        discount = model.cont(feat).sigmoid()  # the discount is part of its target
-        value = model.critic.mean(logits)
-        slow_value = model.slow_critic.mean(model.slow_critic(feat[:, :-1]))
+        last = model.critic(feats[-1])
+        reward = evaluate(lambda feat: model.reward.mean(model.reward(feat)), feats)
+        discount = evaluate(model.cont, feats).sigmoid()  # γ is part of the head's target
+        slow_value = evaluate(lambda feat: model.critic.mean(model.slow_critic(feat)), feats[:-1])
+        value = torch.stack([model.critic.mean(part) for part in [*logits, last]], dim=1)
         returns = lambda_return(reward, discount, value, behavior.lam)
         weight = discount.cumprod(dim=1)[:, :-1]
         return_scale.update(returns)
         advantage = (returns - value[:, :-1]) / return_scale.scale()
-    params = model.acting.actor(feat[:, :-1])
-    entropy = head.entropy(params)
-    objective = head.log_prob(params, rollout.action) * advantage + behavior.entropy * entropy
-    critic = model.critic.loss(logits[:, :-1], returns, slow_value)
+    entropy = head.entropy(rollout.policy)
+    log_prob = head.log_prob(rollout.policy, rollout.action)
+    objective = log_prob * advantage + behavior.entropy * entropy
+    targets = zip(logits, returns.unbind(1), slow_value.unbind(1), strict=True)
+    critic = torch.stack([model.critic.loss(*target) for target in targets], dim=1)
     losses = {"actor": -(weight * objective).mean(), "critic": (weight * critic).mean()}
     metrics = {
         "imagined_return": returns.mean(),
