@@ -1,0 +1,130 @@
+"""Gymnasium environments, stepped one after the other in this process by ``gymnasium.vector``.
+
+One process is enough: a run has many actors, and each of them is a process of its own.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
+
+from wm_distributed.config import EnvConfig
+from wm_distributed.envs.engine import EngineStep
+from wm_distributed.envs.observations import ObsBorder
+from wm_distributed.errors import ConfigError, EnvError
+from wm_distributed.types import Array, Columns
+
+RawEnv = gymnasium.Env[Any, Any]
+MakeEnv = Callable[[bool], RawEnv]
+"""Makes one environment, which can draw itself if the argument is true."""
+
+
+class GymnasiumEngine:
+    """N Gymnasium environments as an :class:`~wm_distributed.envs.engine.Engine`."""
+
+    def __init__(
+        self, make: MakeEnv, config: EnvConfig, seeds: Sequence[int], render: bool = False
+    ) -> None:
+        """Makes the environments; only the first of them ever draws.
+
+        Args:
+            make: Makes one environment, without a limit by ``config.max_episode_steps`` yet.
+            config: Image size, action repeat, limit of steps.
+            seeds: One for each environment.
+            render: Whether :meth:`render` will be called.
+        """
+        self.num_envs = len(seeds)
+        self._seeds: list[int | None] | None = list(seeds)
+        self._render = render
+        self._envs = SyncVectorEnv(
+            [_maker(make, config, index, render) for index in range(len(seeds))]
+        )
+        single = self._envs.single_observation_space
+        assert isinstance(single, spaces.Dict)
+        self.obs_spaces = {
+            key: space for key, space in single.items() if isinstance(space, spaces.Box)
+        }
+        self.action_space = self._envs.single_action_space
+
+    def reset(self) -> Columns:
+        seeds, self._seeds = self._seeds, None  # later episodes go on with the same generators
+        return dict(self._envs.reset(seed=seeds)[0])
+
+    def step(self, action: Array) -> EngineStep:
+        obs, reward, terminated, truncated, _ = self._envs.step(action)
+        return EngineStep(dict(obs), reward, terminated, truncated)
+
+    def render(self) -> Array | None:
+        env = self._envs.envs[0]
+        if not self._render or env.render_mode != "rgb_array":
+            return None
+        try:
+            frame = env.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ConfigError(f"drawing needs another package: {error}") from error
+        return frame if isinstance(frame, np.ndarray) else None
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+def _maker(make: MakeEnv, config: EnvConfig, index: int, render: bool) -> Callable[[], RawEnv]:
+    where = f"environment {config.id!r}, index {index}"
+
+    def make_one() -> RawEnv:
+        env = make(render and index == 0)
+        if config.max_episode_steps is not None:
+            frames = config.max_episode_steps * config.action_repeat
+            env = gymnasium.wrappers.TimeLimit(env, frames)
+        return _BorderEnv(env, config, where)
+
+    return make_one
+
+
+class _BorderEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """One environment with the border's observations, action repeat, and its failures named."""
+
+    def __init__(self, env: RawEnv, config: EnvConfig, where: str) -> None:
+        super().__init__(env)
+        self._where = where
+        self._repeat = config.action_repeat
+        self._border = ObsBorder(env.observation_space, config.image_size, where)
+        self.observation_space = spaces.Dict(dict[str, gymnasium.Space[Any]](self._border.spaces))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Columns, dict[str, Any]]:
+        result = self._call("reset", partial(self.env.reset, seed=seed, options=options))
+        obs, _ = self._parts("reset", result, 2)
+        return self._border.convert(obs), {}
+
+    def step(self, action: Any) -> tuple[Columns, SupportsFloat, bool, bool, dict[str, Any]]:
+        total = 0.0
+        for _ in range(self._repeat):
+            result = self._call("step", self.env.step, action)
+            obs, reward, terminated, truncated, _ = self._parts("step", result, 5)
+            total += self._call("step", float, reward)
+            if terminated or truncated:
+                break
+        return self._border.convert(obs), total, bool(terminated), bool(truncated), {}
+
+    def _call(self, method: str, call: Callable[..., Any], *args: Any) -> Any:
+        """The call's result; whatever it raises becomes an EnvError that shows the traceback."""
+        try:
+            return call(*args)
+        except Exception as error:
+            shown = "".join(traceback.format_exception(error)).rstrip()
+            raise EnvError(f"{self._where}: {method}() failed\n{shown}") from error
+
+    def _parts(self, method: str, result: Any, count: int) -> tuple[Any, ...]:
+        if not isinstance(result, tuple) or len(result) != count:
+            found = f"{len(result)}" if isinstance(result, tuple) else type(result).__name__
+            raise EnvError(f"{self._where}: {method}() must return {count} values, got {found}")
+        return result
