@@ -99,6 +99,7 @@ class _Run:
 
     def _train_and_evaluate(self, interrupts: Interrupts) -> FinalEvaluation | None:
         _LOGGER.info("starting %s", self._config)
+        self._status_file.write_state("starting")
         self._progress.waiting(_starting(self._config))
         self._runtime.start()
         self._history.begin()
@@ -122,9 +123,9 @@ class _Run:
     def _take_in(self, status: RunStatus) -> None:
         self._seconds = self._history.seconds
         self._history.update(status)
-        self._progress.update(status)
         self._recorder.record(status, self._seconds)
         self._status_file.write(status, self._seconds)
+        self._progress.update(status)
         for item in status.reports:
             self._report = item.report
 

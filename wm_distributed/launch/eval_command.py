@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,8 @@ def evaluate_run(
     directory = RunDir.open(run_dir)
     saved, _ = directory.load_config()
     config = _for_evaluation(saved)
+    # What a resumed training run must be warned of does not concern an evaluation.
+    logging.getLogger("wm_distributed.launch.inline_runtime").setLevel(logging.ERROR)
     runtime = make_runtime(config, directory.path, resume=True)
     console = Console()
     try:

@@ -60,7 +60,7 @@ class RunDir:
 
         Args:
             path: The one to create; None takes the next free number, ``runs/<preset>-001``.
-            preset: Name of the preset.
+            preset: Name of the preset, or ``module:function``.
             root: Where numbered directories lie.
 
         Raises:
@@ -129,7 +129,7 @@ def newest_runs(root: Path, count: int = 3) -> list[Path]:
 
 def _next_numbered(root: Path, preset: str) -> Path:
     """Creates ``root/<preset>-<next number>``; two runs that start at once get two numbers."""
-    name = preset.replace(":", "-").replace("/", "-")
+    name = preset.rpartition(":")[2]
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         taken = [path.name.removeprefix(f"{name}-") for path in root.glob(f"{name}-*")]

@@ -20,27 +20,27 @@ from wm_distributed.launch.run_dir import RunDir, read_json, write_json
 from wm_distributed.launch.runtime import ProcessStatus, RunStatus
 from wm_distributed.metrics import METRICS
 
-State = Literal["running", "stopping", "finished", "stopped", "failed"]
+State = Literal["starting", "running", "stopping", "finished", "stopped", "failed"]
 STALE_SECONDS = 60.0
 
 # What a role's line tells: metric, unit, and the factor to it. Counters are shown a second.
 RATES: dict[str, tuple[tuple[str, str, float], ...]] = {
     "actor": (
-        ("actor/env_steps_per_second", "env steps/s", 1),
+        ("actor/env_steps_per_second", " steps/s", 1),
         ("actor/wait_share", "% waiting", 100),
     ),
     "shard": (
-        ("replay/steps", "steps", 1),
-        ("replay/inserted_steps", "inserted/s", 1),
-        ("replay/sample_bytes", "MB/s sampled", 1e-6),
+        ("replay/steps", " steps", 1),
+        ("replay/inserted_steps", " in/s", 1),
+        ("replay/sample_bytes", " MB/s out", 1e-6),
     ),
-    "limiter": (("limiter/ratio", "ratio", 1),),
+    "limiter": (("limiter/ratio", " trained per env step", 1),),
     "learner": (
-        ("learner/train_steps_per_second", "train steps/s", 1),
+        ("learner/train_steps_per_second", " steps/s", 1),
         ("learner/wait_share", "% waiting", 100),
     ),
-    "server": (("server/version", "version", 1), ("server/fetches", "fetches/s", 1)),
-    "evaluator": (("eval/return_mean", "return", 1), ("eval/version", "version", 1)),
+    "server": (("server/version", " is the version", 1), ("server/fetches", " fetches/s", 1)),
+    "evaluator": (("eval/return_mean", " is the last return", 1),),
 }
 
 
@@ -114,7 +114,7 @@ def show_status(
     directory = RunDir.open(run_dir)
     console = Console()
     if not directory.status.exists():
-        raise RunDirError(f"{run_dir} has no status yet: it is starting, or it never began")
+        raise RunDirError(f"{run_dir} has no status: it never began")
     values = read_json(directory.status)
     state, alive = _state(values)
     age = time.time() - values["time"]
@@ -136,7 +136,7 @@ def _state(values: Mapping[str, Any]) -> tuple[str, bool]:
     """The state in words, and whether the processes may still live."""
     state, driver = values["state"], values["driver"]
     reason = f" ({values['reason']})" if values.get("reason") else ""
-    if state not in ("running", "stopping"):
+    if state not in ("starting", "running", "stopping"):
         return f"{state}{reason}", False
     place = f"driver {driver['pid']} on {driver['node']}"
     if driver["node"] == socket.gethostname():
@@ -174,7 +174,7 @@ def _table(processes: list[dict[str, Any]], alive: bool) -> Table:
             f"[{style}]{health}[/]" if style else health,
             str(process["restarts"]),
             _cell(rates.get("run/cpu_seconds"), "%", 100),
-            _cell(stats.get("run/rss_bytes"), "MB", 1e-6),
+            _cell(stats.get("run/rss_bytes"), " MB", 1e-6),
             _rates(process["role"], stats, rates),
         )
     return table
@@ -193,8 +193,8 @@ def _cell(value: float | None, unit: str, factor: float) -> str:
     if value is None:
         return "–"
     number = value * factor
-    text = f"{number:,.0f}" if abs(number) >= 100 or number == 0 else f"{number:.3g}"
-    return f"{text} {unit}"
+    whole = abs(number) >= 100 or number == 0 or unit.startswith("%")
+    return (f"{number:,.0f}" if whole else f"{number:.3g}") + unit
 
 
 def _is_counter(name: str) -> bool:

@@ -56,7 +56,7 @@ def test_train_runs_in_a_numbered_directory_with_the_resolved_configuration(
     assert not call["resume"]
     assert call["config"].seed == 3
     run_dir = RunDir.open(call["path"])
-    assert run_dir.path == Path("runs") / f"{COUNTING.replace(':', '-')}-001"
+    assert run_dir.path == Path("runs/counting_preset-001")
     assert run_dir.load_config()[0] == call["config"]
     assert "trained agent" in capsys.readouterr().out
 

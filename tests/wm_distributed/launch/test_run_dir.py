@@ -23,7 +23,7 @@ def test_unnamed_runs_are_numbered_and_never_share_a_directory(tmp_path: Path) -
     assert runs == ["demo-001", "demo-002", "demo-003"]
     (tmp_path / "runs" / "demo-002").rmdir()
     assert RunDir.create(None, "demo", tmp_path / "runs").path.name == "demo-004"
-    assert RunDir.create(None, "my.module:preset", tmp_path).path.name == "my.module-preset-001"
+    assert RunDir.create(None, "my.module:preset", tmp_path).path.name == "preset-001"
 
 
 def test_a_directory_that_holds_a_run_is_refused_with_the_command_to_resume(

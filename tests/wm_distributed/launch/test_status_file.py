@@ -78,7 +78,7 @@ def test_a_living_run_is_shown_with_all_its_processes(
     assert f"running, driver {os.getpid()} on {socket.gethostname()}" in printed
     assert "phase train, 1,234 env steps, 4,936 train steps, 1:05 of training" in printed
     assert shown_row(printed, "actor")[:6] == ["actor", "0", "here", "11", "running", "1"]
-    assert "50 env steps/s" in printed
+    assert "50 steps/s" in printed
     assert shown_row(printed, "learner")[4] == "hung"
 
 
@@ -106,6 +106,15 @@ def test_a_run_on_another_machine_is_alive_while_its_file_is_fresh(
     assert "died without stopping" in show(run_dir, capsys)
 
 
+def test_a_run_that_is_starting_has_no_processes_yet(
+    run_dir: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    StatusFile(run_dir).write_state("starting")
+    assert f"starting, driver {os.getpid()}" in show(run_dir, capsys)
+    with pytest.raises(RunDirError, match="stop that one first"):
+        refuse_if_running(run_dir)
+
+
 def test_a_run_that_ended_says_how(
     run_dir: RunDir, make_status: MakeStatus, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +135,7 @@ def test_a_running_run_is_not_run_twice(run_dir: RunDir, make_status: MakeStatus
 
 
 def test_a_run_without_a_status_and_no_run_are_errors(run_dir: RunDir, tmp_path: Path) -> None:
-    with pytest.raises(RunDirError, match="has no status yet"):
+    with pytest.raises(RunDirError, match="has no status"):
         show_status(run_dir.path)
     with pytest.raises(RunDirError, match="does not exist"):
         show_status(tmp_path / "nothing")
