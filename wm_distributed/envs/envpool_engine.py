@@ -115,7 +115,6 @@ class EnvPoolEngine:
         return frame
 
     def close(self) -> None:
-        self._pool.close()
         self._pool = None  # its threads end with it
 
     def _first_frame(self, action: Array) -> EngineStep:

@@ -18,7 +18,7 @@ from gymnasium.vector import SyncVectorEnv
 from wm_distributed.config import EnvConfig
 from wm_distributed.envs.engine import EngineStep
 from wm_distributed.envs.observations import ObsBorder
-from wm_distributed.errors import ConfigError, EnvError
+from wm_distributed.errors import ConfigError, EnvError, WmError
 from wm_distributed.types import Array, Columns
 
 RawEnv = gymnasium.Env[Any, Any]
@@ -79,7 +79,12 @@ def _maker(make: MakeEnv, config: EnvConfig, index: int, render: bool) -> Callab
     where = f"environment {config.id!r}, index {index}"
 
     def make_one() -> RawEnv:
-        env = make(render and index == 0)
+        try:
+            env = make(render and index == 0)
+        except WmError:
+            raise
+        except Exception as error:
+            raise _failed(f"{where}: cannot be made", error) from error
         if config.max_episode_steps is not None:
             frames = config.max_episode_steps * config.action_repeat
             env = gymnasium.wrappers.TimeLimit(env, frames)
@@ -120,11 +125,16 @@ class _BorderEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             return call(*args)
         except Exception as error:
-            shown = "".join(traceback.format_exception(error)).rstrip()
-            raise EnvError(f"{self._where}: {method}() failed\n{shown}") from error
+            raise _failed(f"{self._where}: {method}() failed", error) from error
 
     def _parts(self, method: str, result: Any, count: int) -> tuple[Any, ...]:
         if not isinstance(result, tuple) or len(result) != count:
             found = f"{len(result)}" if isinstance(result, tuple) else type(result).__name__
             raise EnvError(f"{self._where}: {method}() must return {count} values, got {found}")
         return result
+
+
+def _failed(what: str, error: Exception) -> EnvError:
+    """With the environment's own traceback in the message, which outlives a trip through Ray."""
+    shown = "".join(traceback.format_exception(error)).rstrip()
+    return EnvError(f"{what}\n{shown}")

@@ -1,13 +1,15 @@
 """EnvPool's steps against physics computed anew, with its resets, repeats and limits."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import envpool
 import numpy as np
 import pytest
 
 from wm_distributed.config import EnvConfig
-from wm_distributed.envs import make_vector_env
+from wm_distributed.envs import env_spaces, make_vector_env
 from wm_distributed.errors import ConfigError
 from wm_distributed.types import Array, EnvStep
 
@@ -115,6 +117,21 @@ def test_equal_seeds_give_equal_episodes_whatever_the_other_environments() -> No
         )
     two.close()
     three.close()
+
+
+def test_both_engines_have_the_same_spaces() -> None:
+    assert env_spaces(CARTPOLE) == env_spaces(replace(CARTPOLE, engine="gymnasium"))
+
+
+def test_closing_ends_the_threads() -> None:
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = threads()
+    env = make_vector_env(replace(CARTPOLE, options={"num_threads": 5}), 5, 0)
+    assert threads() == before + 5
+    env.close()
+    assert threads() == before
 
 
 def test_it_draws_the_first_environment_if_asked() -> None:

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from wm_distributed.api import VectorEnv
 from wm_distributed.config import EnvConfig
 from wm_distributed.envs import make_vector_env
+from wm_distributed.envs.gymnasium_engine import GymnasiumEngine
 from wm_distributed.errors import ConfigError, EnvError
 from wm_distributed.testing import check_counting_columns
 from wm_distributed.types import ACTION, IS_FIRST, IS_LAST, IS_TERMINAL, OBS_PREFIX, REWARD, Columns
@@ -140,6 +141,8 @@ class FaultyEnv(gymnasium.Env[Any, Any]):
         self.render_mode = render_mode
         self.observation_space = spaces.Box(-1, 1, (3,), np.float32)
         self.action_space = spaces.Discrete(2)
+        if fault == "constructor":
+            raise TypeError("no motor found")
         self._fault = fault
         self._count = 0
         self._armed = False
@@ -202,6 +205,15 @@ def test_a_failure_names_the_environment_and_what_was_wrong(fault: str, message:
         assert "in step" in str(caught.value)  # the environment's own traceback
     assert env.reset().is_first.all()
     env.close()
+
+
+def test_a_constructor_that_raises_shows_its_own_traceback() -> None:
+    def make(draws: bool) -> FaultyEnv:
+        return FaultyEnv("constructor")
+
+    with pytest.raises(EnvError, match=r"index 0: cannot be made\n(.|\n)*no motor found") as caught:
+        GymnasiumEngine(make, EnvConfig(id="mine"), [0])
+    assert "in __init__" in str(caught.value)
 
 
 # ---------------------------------------------------------------------------------- drawing

@@ -96,6 +96,12 @@ def test_numbers_out_of_range_are_refused() -> None:
         make_vector_env(EnvConfig(), 2, 2**31 - 1)
 
 
+@pytest.mark.parametrize("name", ["action_repeat", "image_size", "max_episode_steps"])
+def test_counts_below_one_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"env\.{name} must be at least 1, got 0"):
+        make_vector_env(EnvConfig(**{name: 0}), 1, 0)  # type: ignore[arg-type]
+
+
 def test_a_setting_of_atari_alone_is_warned_about_elsewhere(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
