@@ -33,7 +33,7 @@ class RayEvaluator:
             max_failures: Evaluations that an environment may fail before the run ends.
         """
         self.team = team
-        self.team.on_restart = self._send
+        self.team.on_restart = lambda _: self._send()
         self._max_failures = max_failures
         self._failures = 0
         self._task: tuple[str, tuple[Any, ...]] | None = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from wm_distributed.api import Pending
 from wm_distributed.errors import DeadlineError, EnvError, WmError, WorkerDiedError
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class RayWeightsSink:
@@ -157,7 +159,8 @@ class RayProcess:
         """The newest answer.
 
         Raises:
-            WorkerDiedError: The process is gone, or its work failed unexpectedly.
+            WorkerDiedError: The process is gone, or its work failed unexpectedly. Not while Ray
+                is starting it again: then there is no answer.
             WmError: Its work found that the run cannot go on.
         """
         try:
@@ -168,9 +171,12 @@ class RayProcess:
             pulse = ray.get(self._pending)
         except RayTaskError as error:
             raise failure_of(error) from error
+        except ActorUnavailableError as error:
+            if not self._revived_by_ray:
+                raise self._died(error) from error
+            pulse = None
         except RayActorError as error:
-            self._gone = True
-            raise WorkerDiedError(f"its process died: {_first_line(error)}") from error
+            raise self._died(error) from error
         self._pending = self._ask()
         return pulse
 
@@ -179,8 +185,12 @@ class RayProcess:
         return self._gone or (self._work is not None and is_done(self._work))
 
     def kill(self) -> None:
-        if not (self._gone and self._revived_by_ray):
-            ray.kill(self.actor, no_restart=not self._revived_by_ray)
+        # One that Ray revives comes back until this program disconnects from Ray.
+        ray.kill(self.actor, no_restart=not self._revived_by_ray)
+
+    def _died(self, error: RayActorError) -> WorkerDiedError:
+        self._gone = True
+        return WorkerDiedError(f"its process died: {_first_line(error)}")
 
 
 def is_done(reference: ray.ObjectRef[Any]) -> bool:
@@ -191,12 +201,12 @@ def is_done(reference: ray.ObjectRef[Any]) -> bool:
 
 def failure_of(error: RayTaskError) -> WmError:
     """What the run should make of an exception in a worker."""
-    cause = error.cause
+    cause, traceback = error.cause, _COLOUR.sub("", str(error))
     if isinstance(cause, EnvError):
-        return EnvError(f"{cause}\n\n{error.traceback_str}")
+        return EnvError(f"{cause}\n\n{traceback}")
     if isinstance(cause, WmError) and not isinstance(cause, WorkerDiedError):
         return cause
-    return WorkerDiedError(f"it failed:\n{error.traceback_str}")
+    return WorkerDiedError(f"it failed:\n{traceback}")
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
+from ray.exceptions import RayError
 
 from replay_service.client import ReplayClient
 from wm_distributed.api import DataSpec, ReplayReader
@@ -84,6 +85,7 @@ class LearnerWorker:
         self._learner: Learner | None = None
         self._began_at = 0
         self._counts: Mapping[str, int] = {}
+        self._limiter_counts: dict[str, int] = {}
         self._store: Any = None
         self._stop = threading.Event()
 
@@ -206,7 +208,13 @@ class LearnerWorker:
         )
 
     def _read_counts(self) -> Mapping[str, int]:
-        counts: Mapping[str, int] = ray.get(
-            self._services.limiter.state_dict.remote(), timeout=_ANSWER_SECONDS
-        )
-        return counts
+        """The limiter's counts; one that has just been restarted may have forgotten some."""
+        try:
+            reference = self._services.limiter.state_dict.remote()
+            counts: Mapping[str, int] = ray.get(reference, timeout=_ANSWER_SECONDS)
+        except RayError as error:
+            logger.warning("the checkpoint gets older counts of replay: %s", error)
+            return self._limiter_counts
+        for name, count in counts.items():
+            self._limiter_counts[name] = max(count, self._limiter_counts.get(name, 0))
+        return self._limiter_counts

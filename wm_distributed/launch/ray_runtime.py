@@ -31,7 +31,6 @@ from wm_distributed.launch.ray_teams import RayTeams
 from wm_distributed.launch.runtime import (
     Evaluation,
     FinalEvaluation,
-    Role,
     RunStatus,
     TrainReport,
 )
@@ -65,8 +64,8 @@ class RayRuntime:
         self._actors: list[Team] = []
         self._learners: list[Team] = []
         self._evaluator: RayEvaluator | None = None
-        self._limiter_counts: Mapping[str, int] = {}
         self._env_steps = 0
+        self._train_steps = 0
         self._newest_pulse: LearnerPulse | None = None
         self._began = time.monotonic()
         self._polled = 0.0
@@ -80,7 +79,7 @@ class RayRuntime:
         self._learners = [self._teams.learner(resume=self._resume)]
         self._evaluator = RayEvaluator(self._teams.evaluator(), self._config.env.max_restarts)
         for team in self._services:
-            team.on_restart = partial(self._revived, team.role)
+            team.on_restart = partial(self._revived, team)
         for team in (*self._services, *self._learners):
             team.start()
         if self._resume:
@@ -144,17 +143,17 @@ class RayRuntime:
         """Polls every process but the evaluator's, and starts again what has died."""
         for team in (*self._services, *self._actors, *self._learners):
             team.poll()
-        for team in self._services:
-            if team.role == "limiter" and team.pulses[0] is not None:
-                self._limiter_counts = team.pulses[0].counts
 
-    def _revived(self, role: Role) -> None:
+    def _revived(self, team: Team, last_counts: Mapping[str, int]) -> None:
         """Gives a process that Ray has started again what it has lost."""
-        if role == "shard":
+        if team.role == "shard":
             logger.error("a replay shard is empty now: what it held is lost")
-        elif role == "limiter":
-            self._teams.services.limiter.load_state_dict.remote(self._limiter_counts)
-        elif role == "server":
+        elif team.role == "limiter":
+            (pulse,) = team.pulses
+            since = pulse.counts if pulse else {}
+            counts = {name: count + since.get(name, 0) for name, count in last_counts.items()}
+            self._teams.services.limiter.load_state_dict.remote(counts)
+        elif team.role == "server":
             self._tell_learner("publish_again")
 
     def _evaluate(self) -> tuple[Evaluation, ...]:
@@ -180,16 +179,17 @@ class RayRuntime:
                 {"run/recoveries": float(sum(team.restarts for team in teams))},
             ]
         )
-        self._env_steps = int(metrics.get("limiter/env_steps", self._env_steps))
-        train_steps = int(metrics.get("learner/train_steps", 0))
+        # While their process is away, the counts stay as they were.
+        self._env_steps = max(self._env_steps, int(metrics.get("limiter/env_steps", 0)))
+        self._train_steps = int(metrics.get("learner/train_steps", self._train_steps))
         reason = self._schedule.reason_to_end(
-            self._env_steps, train_steps, time.monotonic() - self._began, evaluations
+            self._env_steps, self._train_steps, time.monotonic() - self._began, evaluations
         )
         phase, reports = self._learner_news()
         return RunStatus(
             phase=phase,
             env_steps=self._env_steps,
-            train_steps=train_steps,
+            train_steps=self._train_steps,
             metrics=metrics,
             processes=processes,
             reports=reports,

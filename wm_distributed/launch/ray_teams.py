@@ -56,7 +56,6 @@ CORES: dict[Role, float] = {
 }
 _MAX_RESTARTS = 10  # of one process that is not an actor
 _MAX_LEARNER_RESTARTS = 3
-_REVIVAL_SECONDS = 3.0  # Ray takes about two to start a process again
 _PLACEMENT_SECONDS = 60.0
 
 
@@ -233,9 +232,7 @@ class RayTeams:
 
             return [RayProcess(actor, ask, revived_by_ray=True)]
 
-        return self._team(
-            role, index, launch, max_restarts=_MAX_RESTARTS, backoff_seconds=_REVIVAL_SECONDS
-        )
+        return self._team(role, index, launch, max_restarts=_MAX_RESTARTS)
 
     def _team(
         self,

@@ -93,7 +93,8 @@ class Team:
     Attributes:
         role: What they do.
         restarts: How often they were started again.
-        on_restart: Called when the processes of a later incarnation have all answered.
+        on_restart: Called when the processes of a later incarnation have all answered, with the
+            last counts of the first of them that ended.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Team:
         """
         self.role = role
         self.restarts = 0
-        self.on_restart: Callable[[], None] = lambda: None
+        self.on_restart: Callable[[Mapping[str, int]], None] = lambda _: None
         self._first_index = first_index
         self._launch = launch
         self._patience = patience
@@ -130,6 +131,7 @@ class Team:
         self._returning = False
         self._quick_deaths = 0
         self._lost: dict[str, float] = {}
+        self._last_counts: Mapping[str, int] = {}
 
     def start(self) -> None:
         """Launches the next incarnation."""
@@ -151,12 +153,15 @@ class Team:
                 self.start()
             return
         for index, member in enumerate(self._members):
+            before = member.pulse
             if failure := member.check(now, self._patience):
                 self._mend(self._first_index + index, failure, now)
                 return
+            if before and member.pulse and member.pulse.pid != before.pid:
+                self._take_note(self._first_index + index, before)
         if self._returning and all(member.pulse for member in self._members):
             self._returning = False
-            self.on_restart()
+            self.on_restart(self._last_counts)
 
     @property
     def processes(self) -> list[Process]:
@@ -175,38 +180,40 @@ class Team:
 
     def statuses(self) -> list[ProcessStatus]:
         """How each process stands."""
+        absent: Health = "starting" if self._restart_at is None else "restarting"
         return [
             ProcessStatus(
                 role=self.role,
                 index=self._first_index + index,
-                node=member.pulse.node if member.pulse else "",
-                pid=member.pulse.pid if member.pulse else 0,
-                health=self._health(member),
+                node=pulse.node if pulse else "",
+                pid=pulse.pid if pulse else 0,
+                health="running" if pulse else absent,
                 restarts=self.restarts,
-                stats=member.pulse.stats if member.pulse else {},
+                stats=pulse.stats if pulse else {},
             )
-            for index, member in enumerate(self._members)
+            for index, pulse in enumerate(self.pulses)
         ]
 
     def lost_counters(self) -> Mapping[str, float]:
         """What ended incarnations had counted, of the counters that are summed."""
         return self._lost
 
-    def _health(self, member: _Member) -> Health:
-        if self._restart_at is not None:
-            return "restarting"
-        return "running" if member.pulse else "starting"
+    def _take_note(self, index: int, before: Pulse) -> None:
+        """Counts a restart that somebody else has done, under the same handle."""
+        self._keep_counters(before)
+        self._check_budget(index, f"process {before.pid} died")
+        self.restarts += 1
+        self._returning = True
+        logger.warning("%s %d: process %d died and has been replaced", self.role, index, before.pid)
 
     def _mend(self, index: int, failure: str, now: float) -> None:
         """Ends what is left of the team and sets the time of its restart."""
-        name = f"{self.role} {index}, incarnation {self.restarts}"
         self.kill()
-        self._keep_counters()
-        if self.restarts >= self._patience.max_restarts:
-            raise WorkerDiedError(
-                f"{name}: {failure}\nIt has been restarted {self.restarts} times, which is as "
-                f"often as the {self.role}'s budget allows"
-            )
+        for member in self._members:
+            if member.pulse is not None:
+                self._keep_counters(member.pulse)
+                member.pulse = None
+        self._check_budget(index, failure)
         calm = now - self._launched_at >= self._patience.calm_seconds
         self._quick_deaths = 1 if calm else self._quick_deaths + 1
         pause = min(
@@ -217,16 +224,23 @@ class Team:
         self._restart_at = now + pause
         self._returning = True
         logger.warning(
-            "%s: %s\nStarted again in %.1f s (restart %d of %d)",
-            name, failure, pause, self.restarts, self._patience.max_restarts,
+            "%s %d: %s\nStarted again in %.1f s (restart %d of %d)",
+            self.role, index, failure, pause, self.restarts, self._patience.max_restarts,
         )  # fmt: skip
 
-    def _keep_counters(self) -> None:
-        for member in self._members:
-            for name, value in (member.pulse.stats if member.pulse else {}).items():
-                metric = METRICS.get(name)
-                if metric and metric.kind == "counter" and metric.across == "sum":
-                    self._lost[name] = self._lost.get(name, 0.0) + value
+    def _check_budget(self, index: int, failure: str) -> None:
+        if self.restarts >= self._patience.max_restarts:
+            raise WorkerDiedError(
+                f"{self.role} {index}: {failure}\nIt has been started again {self.restarts} times, "
+                f"which is as often as allowed"
+            )
+
+    def _keep_counters(self, pulse: Pulse) -> None:
+        self._last_counts = pulse.counts
+        for name, value in pulse.stats.items():
+            metric = METRICS.get(name)
+            if metric and metric.kind == "counter" and metric.across == "sum":
+                self._lost[name] = self._lost.get(name, 0.0) + value
 
 
 class _Member:

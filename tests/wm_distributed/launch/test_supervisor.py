@@ -1,0 +1,185 @@
+"""Teams of fake processes under a fake clock."""
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from wm_distributed.errors import ConfigError, WmError, WorkerDiedError
+from wm_distributed.launch.supervisor import Patience, Process, Pulse, Team
+
+
+class FakeProcess:
+    """Answers whatever it is told to; an error is raised."""
+
+    def __init__(self, pid: int) -> None:
+        self.answer: Pulse | WmError | None = Pulse(node="here", pid=pid)
+        self.killed = False
+
+    def pulse(self) -> Pulse | None:
+        if isinstance(self.answer, WmError):
+            raise self.answer
+        return self.answer
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class Bench:
+    """A team, everything that it launched, and the time."""
+
+    def __init__(self, size: int = 1, **patience: float) -> None:
+        self.now = 0.0
+        self.launched: list[list[FakeProcess]] = []
+        self.size = size
+        limits = {"max_restarts": 5, **patience}
+        self.team = Team(
+            "actor",
+            3,
+            self.launch,
+            Patience(**limits),  # type: ignore[arg-type]
+            rng=random.Random(0),
+            clock=lambda: self.now,
+        )
+        self.team.start()
+
+    def launch(self, incarnation: int) -> Sequence[Process]:
+        assert incarnation == len(self.launched)
+        self.launched.append([FakeProcess(100 * incarnation + i) for i in range(self.size)])
+        return self.launched[-1]
+
+    def process(self, index: int = 0) -> FakeProcess:
+        return self.launched[-1][index]
+
+    def poll_until(self, condition: Callable[[], bool], step: float = 0.1) -> float:
+        """Polls until the condition holds; gives the seconds that passed."""
+        begin = self.now
+        while not condition():
+            self.now += step
+            self.team.poll()
+            assert self.now - begin < 1000
+        return self.now - begin
+
+    def die(self) -> float:
+        """Kills the newest incarnation; gives the seconds until the next one is launched."""
+        count = len(self.launched)
+        self.process().answer = WorkerDiedError("killed by the test")
+        self.team.poll()
+        return self.poll_until(lambda: len(self.launched) > count)
+
+
+def test_a_healthy_team_is_left_alone() -> None:
+    bench = Bench()
+    assert bench.team.statuses()[0].health == "starting"
+    bench.team.poll()
+    (status,) = bench.team.statuses()
+    assert (status.role, status.index, status.health) == ("actor", 3, "running")
+    assert (status.node, status.pid, status.restarts) == ("here", 0, 0)
+    assert len(bench.launched) == 1
+    assert not bench.process().killed
+
+
+def test_a_dead_process_is_started_again_with_the_next_incarnation_after_a_pause() -> None:
+    bench = Bench()
+    bench.team.poll()
+    bench.process().answer = WorkerDiedError("killed by the test")
+    bench.team.poll()
+    (status,) = bench.team.statuses()
+    assert (status.health, status.pid, status.restarts) == ("restarting", 0, 1)
+    assert len(bench.launched) == 1
+    pause = bench.poll_until(lambda: len(bench.launched) == 2)
+    assert 0.25 <= pause <= 0.75 + 0.1
+    bench.team.poll()
+    assert bench.team.statuses()[0].pid == 100
+
+
+def test_the_pause_doubles_while_deaths_follow_each_other_and_is_short_again_after_a_calm() -> None:
+    bench = Bench(backoff_seconds=1.0, calm_seconds=60.0)
+    pauses = [bench.die() for _ in range(3)]
+    for pause, expected in zip(pauses, (1.0, 2.0, 4.0), strict=True):
+        assert 0.5 * expected <= pause <= 1.5 * expected + 0.1
+    bench.now += 61.0
+    assert bench.die() <= 1.5 + 0.1
+
+
+def test_a_spent_budget_ends_the_run_with_the_last_cause() -> None:
+    bench = Bench(max_restarts=2)
+    bench.die()
+    bench.die()
+    bench.process().answer = WorkerDiedError("the cause")
+    with pytest.raises(WorkerDiedError, match=r"actor 3: the cause\n.*2 times"):
+        bench.team.poll()
+    assert bench.process().killed
+
+
+def test_a_failure_that_cannot_pass_ends_the_run_at_once() -> None:
+    bench = Bench()
+    bench.process().answer = ConfigError("never")
+    with pytest.raises(ConfigError, match="never"):
+        bench.team.poll()
+
+
+def test_a_process_that_waits_too_long_for_something_is_ended_and_started_again() -> None:
+    bench = Bench(hung_seconds=10.0)
+    bench.process().answer = Pulse(node="here", pid=1, busy_seconds=9.0)
+    bench.team.poll()
+    assert not bench.process().killed
+    first = bench.process()
+    first.answer = Pulse(node="here", pid=1, busy_seconds=11.0)
+    bench.team.poll()
+    assert first.killed
+    bench.poll_until(lambda: len(bench.launched) == 2)
+
+
+def test_a_silent_process_is_ended_after_its_time() -> None:
+    bench = Bench(silent_seconds=20.0, start_seconds=50.0)
+    bench.process().answer = None
+    assert 50.0 <= bench.poll_until(lambda: bench.process().killed, 1.0) <= 51.1
+    bench.poll_until(lambda: len(bench.launched) == 2)
+    bench.team.poll()
+    bench.process().answer = None
+    assert 20.0 <= bench.poll_until(lambda: bench.process().killed, 1.0) <= 21.1
+
+
+def test_the_others_of_a_team_are_ended_with_the_first_that_dies() -> None:
+    bench = Bench(size=3)
+    bench.team.poll()
+    ended = bench.launched[0]
+    ended[1].answer = WorkerDiedError("rank 1")
+    bench.team.poll()
+    assert all(process.killed for process in ended)
+    bench.poll_until(lambda: len(bench.launched) == 2)
+    bench.team.poll()
+    assert [status.pid for status in bench.team.statuses()] == [100, 101, 102]
+
+
+def test_counters_that_are_summed_outlive_their_process_and_gauges_do_not() -> None:
+    bench = Bench()
+    stats = {"actor/env_steps": 40.0, "actor/return_mean": 7.0, "limiter/env_steps": 99.0}
+    bench.process().answer = Pulse(node="here", pid=1, stats=stats)
+    bench.team.poll()
+    bench.die()
+    assert bench.team.lost_counters() == {"actor/env_steps": 40.0}
+    bench.process().answer = Pulse(node="here", pid=2, stats={"actor/env_steps": 2.0})
+    bench.team.poll()
+    bench.die()
+    assert bench.team.lost_counters() == {"actor/env_steps": 42.0}
+    assert bench.team.statuses()[0].stats == {}
+
+
+def test_a_process_that_came_back_by_itself_counts_as_restarted() -> None:
+    bench = Bench()
+    told: list[object] = []
+    bench.team.on_restart = told.append
+    bench.process().answer = Pulse(
+        node="here", pid=1, stats={"replay/inserted_steps": 5.0}, counts={"env_steps": 5}
+    )
+    bench.team.poll()
+    assert not told
+    bench.process().answer = Pulse(node="here", pid=2)
+    bench.team.poll()
+    assert (bench.team.restarts, len(bench.launched)) == (1, 1)
+    assert bench.team.lost_counters() == {"replay/inserted_steps": 5.0}
+    assert told == [{"env_steps": 5}]
+    bench.team.poll()
+    assert len(told) == 1
