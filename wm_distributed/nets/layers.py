@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,9 @@ class NormAct(nn.Module):
             self.shift = nn.Parameter(torch.zeros(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.norm == "rms" and self._act is F.silu:
+            out: Tensor = _RMSNormSiLU.apply(x, self.scale)  # type: ignore[no-untyped-call]
+            return out
         if self.norm == "rms":
             normed = F.rms_norm(x.float(), self.scale.shape, self.scale, _EPS)
         elif self.norm == "layer":
@@ -80,6 +84,29 @@ class NormAct(nn.Module):
         else:
             normed = x
         return self._act(normed).to(x.dtype)
+
+
+class _RMSNormSiLU(torch.autograd.Function):
+    """``silu(x / sqrt(mean(x²) + eps) · scale)``: the same with half the passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        wide = x.float()
+        inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + _EPS)
+        normed = wide * inverse
+        scaled = normed * scale
+        ctx.save_for_backward(normed, inverse, scaled, scale)
+        return F.silu(scaled).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        normed, inverse, scaled, scale = ctx.saved_tensors
+        grad = torch.ops.aten.silu_backward(grads[0].float(), scaled)
+        product = grad * normed
+        # The norm does not change with the length of x: remove the gradient's part along it.
+        along = (product @ scale).unsqueeze(-1) / normed.shape[-1]
+        grad_x = (grad * scale).sub_(normed * along).mul_(inverse)
+        return grad_x.to(grads[0].dtype), product.flatten(0, -2).sum(0)
 
 
 class MLP(nn.Sequential):
