@@ -94,7 +94,9 @@ def _registered(name: str, config: EnvConfig, draws: bool) -> RawEnv:
         known = (f"gym/{registered}" for registered in gymnasium.registry)
         raise UnknownNameError("environment", config.id, known) from error
     except TypeError as error:
-        raise _refusal(config, error) from error
+        if not config.options:
+            raise  # a failure of its own
+        raise ConfigError(_refusal(config, error)) from error
 
 
 def _custom(make: Any, config: EnvConfig, draws: bool) -> RawEnv:
@@ -103,7 +105,9 @@ def _custom(make: Any, config: EnvConfig, draws: bool) -> RawEnv:
     try:
         env = make(**drawing, **config.options)
     except TypeError as error:
-        raise _refusal(config, error) from error
+        if not config.options:
+            raise  # a failure of its own
+        raise ConfigError(_refusal(config, error)) from error
     if not isinstance(env, gymnasium.Env):
         raise ConfigError(
             f"environment {config.id!r}: expected a gymnasium.Env, got {type(env).__name__}"
@@ -111,10 +115,5 @@ def _custom(make: Any, config: EnvConfig, draws: bool) -> RawEnv:
     return env
 
 
-def _refusal(config: EnvConfig, error: TypeError) -> Exception:
-    """What a constructor's TypeError means: a wrong option, or without options, a failure."""
-    if not config.options:
-        return error
-    return ConfigError(
-        f"environment {config.id!r} cannot be made with options {config.options}: {error}"
-    )
+def _refusal(config: EnvConfig, error: TypeError) -> str:
+    return f"environment {config.id!r} cannot be made with options {config.options}: {error}"
