@@ -1,0 +1,112 @@
+"""What is refused before anything starts."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from wm_distributed.api import EnvSpaces, Phase
+from wm_distributed.config import RunConfig
+from wm_distributed.errors import ConfigError, EnvError, RunDirError, UnknownNameError
+from wm_distributed.families import load_family
+from wm_distributed.launch.preflight import preflight
+from wm_distributed.testing import COUNTING_FAMILY, CountingConfig, CountingEnv
+from wm_distributed.testing.counting_family import counting_preset
+
+
+def changed(**sections: dict[str, Any]) -> RunConfig[Any]:
+    config = counting_preset()
+    parts = {
+        name: dataclasses.replace(getattr(config, name), **fields)
+        for name, fields in sections.items()
+    }
+    return dataclasses.replace(config, **parts)
+
+
+def test_a_run_that_can_work_is_planned(tmp_path: Path) -> None:
+    plan = preflight(counting_preset(), tmp_path)
+    assert plan.family is COUNTING_FAMILY
+    assert [(space.shape, space.dtype) for space in plan.spaces.obs.values()] == [
+        ((3,), np.float32)
+    ]
+    assert plan.spaces.action == spaces.Discrete(4)
+    assert plan.num_streams == 4
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        (dataclasses.replace(counting_preset(), family="dreamr"), UnknownNameError, "dreamer"),
+        (changed(env={"id": "gym/CartPol-v1"}), UnknownNameError, "gym/CartPole-v1"),
+        (changed(learner={"num_ranks": 3}), ConfigError, "batch of 4 .*num_ranks 3"),
+        (changed(replay={"capacity_steps": 8, "min_size": 8}), ConfigError, "7 steps in a row"),
+        (changed(replay={"ratio": 0.001}), ConfigError, r"0\.001 is too low"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(
+    config: RunConfig[Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        preflight(config, tmp_path)
+
+
+def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
+    model = load_family("dreamer").presets["dreamer-debug"]().model
+    with pytest.raises(ConfigError, match=r"configured by CountingConfig.*DreamerConfig"):
+        preflight(dataclasses.replace(counting_preset(), model=model), tmp_path)
+
+
+LACKING = dataclasses.replace(COUNTING_FAMILY, name="lacking", build_policy=None)
+POPULATION = dataclasses.replace(
+    COUNTING_FAMILY,
+    phases=lambda _: [Phase(name="search", data=None, kind="population")],
+)
+
+
+def _refuse(config: CountingConfig, spaces: EnvSpaces) -> None:
+    raise ConfigError("these spaces are not served")
+
+
+REFUSING = dataclasses.replace(COUNTING_FAMILY, check=_refuse)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("LACKING", "'lacking' has not got a policy"),
+        ("POPULATION", "'search'.*'population'"),
+        ("REFUSING", "these spaces are not served"),
+    ],
+)
+def test_a_family_that_cannot_do_it_is_refused(family: str, message: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(counting_preset(), family=f"{__name__}:{family}")
+    with pytest.raises(ConfigError, match=message):
+        preflight(config, tmp_path)
+
+
+class BrokenEnv(CountingEnv):
+    """Cannot be reset."""
+
+    def reset(self, **_: Any) -> Any:
+        raise RuntimeError("no track could be generated")
+
+
+def test_an_environment_that_fails_at_once_is_refused_with_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(EnvError, match="no track could be generated"):
+        preflight(changed(env={"id": f"{__name__}:BrokenEnv"}), tmp_path)
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    with pytest.raises(RunDirError, match=f"{missing}.*No such file"):
+        preflight(counting_preset(), missing)
+
+
+def test_the_first_run_of_a_new_user_passes(tmp_path: Path) -> None:
+    plan = preflight(load_family("dreamer").presets["dreamer-cartpole"](), tmp_path)
+    assert plan.specs[0].trained_steps > 0
