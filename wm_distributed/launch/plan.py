@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.env_loop import EnvLoop
+from wm_distributed.allocator import keep_freed_memory
 from wm_distributed.api import (
     DataSpec,
     EnvSpaces,
@@ -222,7 +223,7 @@ def choose_device(asked: str, num_ranks: int, num_gpus: int) -> str:
 
 
 def use_threads(num_threads: int, num_ranks: int) -> None:
-    """Sets the learner's CPU threads in its process.
+    """Sets the learner's CPU threads and its allocator, in its process.
 
     Raises:
         ConfigError: This machine has not so many cores.
@@ -234,6 +235,7 @@ def use_threads(num_threads: int, num_ranks: int) -> None:
             "lower it, or set it to 0 for all cores"
         )
     configure_threads(share_of_cpus(num_threads, num_ranks))
+    keep_freed_memory()
 
 
 def seed_rank(seed: int, rank: int, train_steps: int) -> None:
