@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_distributed.config import RunConfig
-from wm_distributed.errors import UnknownNameError, WmError
+from wm_distributed.errors import ConfigError, UnknownNameError, WmError
 
 if TYPE_CHECKING:
     from wm_distributed.launch.run_dir import RunDir
@@ -186,11 +186,13 @@ def _run(config: RunConfig[Any], run_dir: RunDir, *, resume: bool) -> int:
 
     try:
         runtime = make_runtime(config, run_dir.path, resume=resume)
-    except WmError:
-        run_dir.remove_if_empty()
+        if not resume:
+            run_dir.save_config(config)
+        return drive(config, run_dir, runtime, Console())
+    except ConfigError:
+        if not resume:
+            run_dir.discard()  # so that the mended command can take the same place
         raise
-    run_dir.save_config(config)
-    return drive(config, run_dir, runtime, Console())
 
 
 if __name__ == "__main__":

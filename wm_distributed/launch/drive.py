@@ -52,7 +52,7 @@ def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Co
     console.print()
     print_files(console, run_dir)
     if interrupts.asked:
-        console.print(f"\nTo go on: wm-distributed resume {run_dir.path}", highlight=False)
+        console.print(f"\nTo go on: {_resume(run_dir)}", highlight=False)
     return INTERRUPTED if interrupts.asked else 0
 
 
@@ -102,6 +102,7 @@ class _Run:
         self._status_file.write_state("starting")
         self._progress.waiting(_starting(self._config))
         self._runtime.start()
+        self._run_dir.save_config(self._config)  # a resumed run's too, now that it is accepted
         self._history.begin()
         while not interrupts.asked:
             self._status = self._runtime.poll()
@@ -138,7 +139,9 @@ class _Run:
         """Saves what can still be saved after an error."""
         _LOGGER.info("the run failed: %s", error)
         try:
-            self._stop("failed")
+            if self._status is not None:  # otherwise nothing has been trained
+                self._stop("failed")
+                self._progress.note(f"To go on once it is mended: {_resume(self._run_dir)}")
         except WmError as second:
             _LOGGER.warning("no checkpoint could be saved after the error below: %s", second)
         try:
@@ -156,6 +159,10 @@ class _Run:
         if self._status is not None:
             agent = final.agent if final else None
             write_pictures(self._run_dir, self._config, self._report, agent)
+
+
+def _resume(run_dir: RunDir) -> str:
+    return f"wm-distributed resume {run_dir.path}"
 
 
 def _starting(config: RunConfig[Any]) -> str:

@@ -36,12 +36,15 @@ def evaluate_agent(
     seed = evaluation_seed(plan.config.seed, number)
     policy = plan.build_policy(seed)
     policy.load_weights(weights)
+    results = _play(plan, policy, seed, episodes)
+    frames, recorded = _record(plan, policy, seed) if video else (None, None)
     return Evaluation(
         env_steps=env_steps,
         train_steps=weights.train_steps,
         version=weights.version,
-        results=_play(plan, policy, seed, episodes),
-        frames=_record(plan, policy, seed) if video else None,
+        results=results,
+        frames=frames,
+        recorded=recorded,
     )
 
 
@@ -74,6 +77,6 @@ def _play(plan: Plan, policy: Policy, seed: int, episodes: int) -> tuple[Episode
         return tuple(evaluate(env, policy, episodes))
 
 
-def _record(plan: Plan, policy: Policy, seed: int) -> Array | None:
+def _record(plan: Plan, policy: Policy, seed: int) -> tuple[Array | None, EpisodeResult]:
     with closing(plan.open_env(1, seed, render=True)) as env:
-        return record_episode(env, policy, _MAX_VIDEO_STEPS)[0]
+        return record_episode(env, policy, _MAX_VIDEO_STEPS)

@@ -23,6 +23,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,10 @@ class RunDir:
         hint = f"runs: {', '.join(map(str, runs))}" if runs else "there are no runs here yet"
         raise RunDirError(f"{path} {what}; {hint}")
 
-    def remove_if_empty(self) -> None:
-        """Takes back a directory in which nothing was begun."""
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+    def discard(self) -> None:
+        """Removes a directory of :meth:`create` in which no training was begun."""
+        if not self.metrics.exists() and not self.checkpoints.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def save_config(self, config: RunConfig[Any]) -> None:
         """Writes ``config.json``."""

@@ -62,8 +62,9 @@ class Evaluation:
         train_steps: Train steps of the evaluated weights.
         version: Version of the evaluated weights; -1 for the random policy.
         results: One for each episode.
-        frames: An episode as a video ``uint8 (T, H, W, 3)``; None where not asked for or where
-            the environment cannot draw.
+        frames: One more episode as a video ``uint8 (T, H, W, 3)``; None where not asked for or
+            where the environment cannot draw.
+        recorded: Result of the recorded part of that episode.
     """
 
     env_steps: int
@@ -71,6 +72,7 @@ class Evaluation:
     version: int
     results: tuple[EpisodeResult, ...]
     frames: Array | None = None
+    recorded: EpisodeResult | None = None
 
     @property
     def return_mean(self) -> float:

@@ -25,15 +25,17 @@ Draw = Callable[[Array], Array | None]
 
 
 def save_agent_video(path: Path, evaluation: Evaluation) -> bool:
-    """Saves the first episode of an evaluation; False where it has no frames.
+    """Saves the recorded episode of an evaluation; False where it has no frames.
 
     Raises:
         RunDirError: The video cannot be written.
     """
     if evaluation.frames is None or len(evaluation.frames) == 0:
         return False
-    first = evaluation.results[0]
-    text = f"return {first.episode_return:.1f} in {first.length} steps"
+    text = ""
+    if evaluation.recorded:
+        result = evaluation.recorded
+        text = f"return {result.episode_return:.1f} in {result.length} steps"
     frames = [_captioned(enlarge(frame), text) for frame in evaluation.frames]
     write_video(path, frames, AGENT_FPS)
     return True

@@ -77,6 +77,22 @@ def test_a_refused_configuration_leaves_no_directory(
     assert not any(Path("runs").iterdir())
 
 
+def test_a_configuration_refused_at_the_start_leaves_its_place_to_the_mended_one(
+    made: list[dict[str, Any]], fake_runtime: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_runtime.start_error = ConfigError("too few cores")
+    printed = failure(capsys, "train", COUNTING, "--run-dir", "mine")
+    assert "error: too few cores" in printed
+    assert "checkpoint" not in printed
+    fake_runtime.start_error = None
+    assert main(["train", COUNTING, "--run-dir", "mine"]) == 0
+    fake_runtime.start_error = ConfigError("too few cores")
+    saved = RunDir(Path("mine")).config.read_text()
+    failure(capsys, "resume", "mine", "--seed", "9")
+    assert RunDir(Path("mine")).summary.exists()
+    assert RunDir(Path("mine")).config.read_text() == saved
+
+
 def test_resume_goes_on_with_the_saved_configuration_and_the_changes(
     made: list[dict[str, Any]], fake_runtime: Any, make_status: Any
 ) -> None:

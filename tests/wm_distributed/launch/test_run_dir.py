@@ -39,14 +39,17 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path) -> Non
         RunDir.create(tmp_path, "demo")
 
 
-def test_an_empty_directory_is_taken_and_can_be_given_back(tmp_path: Path) -> None:
+def test_a_directory_can_be_given_back_until_training_has_begun(tmp_path: Path) -> None:
     run_dir = RunDir.create(tmp_path / "new" / "run", "demo")
-    run_dir.remove_if_empty()
+    run_dir.log.touch()
+    run_dir.discard()
     assert not run_dir.path.exists()
-    RunDir.create(run_dir.path, "demo")
-    (run_dir.path / "something").touch()
-    run_dir.remove_if_empty()
-    assert run_dir.path.exists()
+    for begun in (run_dir.metrics, run_dir.checkpoints):
+        RunDir.create(run_dir.path, "demo")
+        begun.touch()
+        run_dir.discard()
+        assert begun.exists()
+        begun.unlink()
 
 
 def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from wm_distributed.launch.videos import (
     side_by_side,
     write_video,
 )
-from wm_distributed.types import Array
+from wm_distributed.types import Array, EpisodeResult
 
 CAPTION = 18
 
@@ -54,7 +54,8 @@ def test_the_agent_s_video_has_a_caption_above_the_frames(
 ) -> None:
     frames = np.full((3, 320, 320, 3), 90, np.uint8)
     path = tmp_path / "agent.mp4"
-    assert save_agent_video(path, make_evaluation([12.0], frames=frames))
+    recorded = EpisodeResult(12.0, 3)
+    assert save_agent_video(path, make_evaluation([12.0], frames=frames, recorded=recorded))
     read = iio.imread(path)
     assert read.shape == (3, 320 + CAPTION, 320, 3)
     assert read[:, :CAPTION].min() < 80  # letters
