@@ -93,3 +93,36 @@ def test_every_link_inside_the_repository_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def mistakes() -> Iterator[tuple[list[str], str]]:
+    """Commands that the README makes wrong on purpose, and what it says that they answer."""
+    text = (ROOT / "README.md").read_text()
+    for command, answer in re.findall(
+        r"^\$ wm-distributed (.*)\n((?:.+\n)+?)(?=\n|```)", text, re.M
+    ):
+        yield shlex.split(command), answer
+
+
+def words(text: str) -> str:
+    """The text without lines drawn around it or broken by the width."""
+    return " ".join(re.sub(r"[╭╮╰╯─│]", " ", text).split())
+
+
+@pytest.mark.parametrize(("argv", "answer"), list(mistakes()))
+def test_mistakes_are_answered_as_the_readme_says(
+    argv: list[str], answer: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main(argv)
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    assert status == 2
+    printed = words(capsys.readouterr().err)
+    for part in answer.split("…"):
+        for line in part.splitlines() if "│" in part else [part]:
+            assert words(line) in printed, printed
+
+
+def test_the_readme_shows_mistakes() -> None:
+    assert len(list(mistakes())) >= 4
