@@ -5,6 +5,7 @@ One process is enough: a run has many actors, and each of them is a process of i
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,6 +44,9 @@ class GymnasiumEngine:
         self.num_envs = len(seeds)
         self._seeds: list[int | None] | None = list(seeds)
         self._render = render
+        if render:
+            # Frames are drawn in memory; without a display SDL would print errors about it.
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         self._envs = SyncVectorEnv(
             [_maker(make, config, index, render) for index in range(len(seeds))]
         )
