@@ -13,6 +13,8 @@ no sequence that begins in an older block can reach into it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,15 +46,20 @@ class Blocks:
     BYTES_PER_STEP = 1
     """At most, but for rings of a few hundred steps, whose blocks are smaller."""
 
-    def __init__(self, capacity: int, epoch: int) -> None:
-        """Divides ``capacity`` rows, rounded down to whole blocks.
+    def __init__(self, capacity: int, epoch: int, generation: Array, writes: Array) -> None:
+        """Divides ``capacity`` rows into whole blocks.
 
         Args:
+            capacity: Rows, a multiple of the rows of a block.
             epoch: Distinguishes the generations of a restarted shard from those before.
+            generation: ``int64 (blocks,)`` to hold the generations.
+            writes: ``int64 (blocks,)`` of zeros, to count the write-backs: odd during one.
         """
-        self.steps = block_steps(capacity)  # rows of a block
-        self.count = capacity // self.steps
-        self.generation = np.full(self.count, epoch << 40, np.int64)
+        self.count = len(generation)
+        self.steps = capacity // self.count  # rows of a block
+        self.generation = generation
+        self.generation[:] = epoch << 40
+        self.writes = writes
         self.filled = np.zeros(self.count, np.int32)
         self._next = np.full(self.count, _NONE, np.int64)
         self._turn = 0
@@ -60,7 +67,8 @@ class Blocks:
     @property
     def nbytes(self) -> int:
         """Allocated bytes."""
-        return self.generation.nbytes + self.filled.nbytes + self._next.nbytes
+        arrays = (self.generation, self.writes, self.filled, self._next)
+        return sum(array.nbytes for array in arrays)
 
     def space(self, stream: Stream) -> int:
         """Rows left in the stream's open block; 0 if it has none."""
@@ -109,6 +117,16 @@ class Blocks:
         block = np.take_along_axis(np.stack(chain, axis=1), step // self.steps, axis=1)
         rows: Array = block * self.steps + step % self.steps
         return rows
+
+    @contextmanager
+    def writing(self, rows: Array) -> Iterator[None]:
+        """While inside, tells readers of other processes that these rows are being written."""
+        blocks = np.unique(rows // self.steps)
+        self.writes[blocks] += 1
+        try:
+            yield
+        finally:
+            self.writes[blocks] += 1
 
     def holds(self, rows: Array, generations: Array) -> Array:
         """``bool``, whether rows still have the generations of an address."""

@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 from replay_service.limiter import ReplayRatioLimiter
-from replay_service.messages import InsertReceipt, SampleReply, SampleRequest, ShardUpdate
+from replay_service.messages import (
+    InsertReceipt,
+    SampleReply,
+    SampleRequest,
+    Sequences,
+    ShardUpdate,
+)
 from wm_distributed.api import Pending, RateLimiter
 from wm_distributed.types import SequenceChunk
 
@@ -39,7 +45,7 @@ class ShardHandle(Protocol):
     def insert(self, chunks: Sequence[SequenceChunk]) -> Pending[InsertReceipt]:
         """Sends chunks; the caller may reuse their arrays afterwards."""
 
-    def sample(self, request: SampleRequest) -> Pending[SampleReply]:
+    def sample(self, request: SampleRequest) -> Pending[Sequences]:
         """Asks for sequences."""
 
     def update(self, update: ShardUpdate) -> Pending[int]:
@@ -83,7 +89,7 @@ class LocalShard:
     def insert(self, chunks: Sequence[SequenceChunk]) -> Pending[InsertReceipt]:
         return Ready(self._shard.insert(chunks))
 
-    def sample(self, request: SampleRequest) -> Pending[SampleReply]:
+    def sample(self, request: SampleRequest) -> Pending[Sequences]:
         return Ready(self._shard.sample(request))
 
     def update(self, update: ShardUpdate) -> Pending[int]:

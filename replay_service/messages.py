@@ -7,8 +7,12 @@ knows what all shards hold; a shard answers every call at once with what it hold
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import numpy as np
+
+from replay_service.rings import Layout
+from replay_service.shared_memory import MemoryMap
 from wm_distributed.types import Array, Columns
 
 
@@ -51,21 +55,81 @@ class SampleRequest:
     picks: Picks
 
 
+class Sequences(Protocol):
+    """A shard's answer to a sample, whose sequences can be copied into a batch.
+
+    Attributes:
+        rows: ``int64 (b, context + T)``, where the steps lie in the shard's rings.
+        generations: ``int64 (b, context + T)``, generations of those rows.
+        holdings: What the shard holds now.
+        layout: The columns of a step.
+    """
+
+    @property
+    def rows(self) -> Array: ...
+    @property
+    def generations(self) -> Array: ...
+    @property
+    def holdings(self) -> Holdings: ...
+    @property
+    def layout(self) -> Layout: ...
+
+    def copy(self, numbers: Array, into: Columns, first: int) -> Array:
+        """Copies some sequences into a batch.
+
+        Args:
+            numbers: ``int64 (n,)``, those to copy.
+            into: Columns ``(B, context + T, …)``, written from sequence ``first`` on.
+            first: Where to begin.
+
+        Returns:
+            ``bool (n,)``: which were copied whole; the others were overwritten meanwhile.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class SampleReply:
-    """Sequences of one shard; none if it holds no valid start.
+    """Copies of sequences; none if the shard holds no valid start.
 
     Attributes:
         columns: ``(b, context + T, …)``, contiguous.
-        rows: ``int64 (b, context + T)``, where the steps lie in the rings.
-        generations: ``int64 (b, context + T)``, generations of those rows.
-        holdings: What the shard holds now.
+        rows: As in :class:`Sequences`.
+        generations: As in :class:`Sequences`.
+        holdings: As in :class:`Sequences`.
     """
 
     columns: Columns
     rows: Array
     generations: Array
     holdings: Holdings
+
+    @property
+    def layout(self) -> Layout:
+        """The columns of a step."""
+        return {name: (value.shape[2:], value.dtype) for name, value in self.columns.items()}
+
+    def copy(self, numbers: Array, into: Columns, first: int) -> Array:
+        for name, value in self.columns.items():
+            target = into[name][first : first + len(numbers)]
+            value.take(numbers, axis=0, out=target, mode="clip")  # the default mode copies twice
+        return np.ones(len(numbers), bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Sequences that were chosen but not copied, for a reader that shares the shard's memory.
+
+    Attributes:
+        rows: As in :class:`Sequences`.
+        generations: As in :class:`Sequences`.
+        holdings: As in :class:`Sequences`.
+        memory: Where the rings are; None if the shard does not share them, or holds nothing.
+    """
+
+    rows: Array
+    generations: Array
+    holdings: Holdings
+    memory: MemoryMap | None
 
 
 @dataclass(frozen=True, slots=True)

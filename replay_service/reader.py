@@ -1,7 +1,9 @@
 """How a learner's batches come from all shards, and its updates go back to them.
 
-Batches are requested ahead, each from all shards at once. A batch is handed out only after the
-limiter has counted it; the next one is reserved meanwhile, so that the answer is there in time.
+Sequences are requested ahead, for several batches in one call to each shard, and from all shards at
+once: while the answers to one round are used up, the next round is under way. A batch is handed out
+only after the limiter has counted it; the next one is reserved meanwhile, so that the limiter's
+answer is there in time too.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import numpy as np
 
 from replay_service.group import ShardGroup
 from replay_service.handles import LimiterHandle
-from replay_service.messages import Holding, Picks, SampleReply, SampleRequest
-from replay_service.routing import merge_replies, split_update, spread
+from replay_service.messages import Holding, Picks, SampleRequest, Sequences
+from replay_service.routing import BatchBuilder, Chosen, split_update, spread
 from wm_distributed.api import DataSpec, Pending
 from wm_distributed.errors import ConfigError, DeadlineError, WorkerDiedError
 from wm_distributed.types import ReplayUpdate, SequenceBatch
@@ -24,7 +26,7 @@ from wm_distributed.types import ReplayUpdate, SequenceBatch
 _MAX_UPDATES_IN_FLIGHT = 16
 _POLL_SECONDS = 0.05
 
-_Answers = list[tuple[int, Pending[SampleReply]]]  # from the shards of these numbers
+_Answers = list[tuple[int, Pending[Sequences]]]  # from the shards of these numbers
 
 
 class BatchReader:
@@ -57,7 +59,8 @@ class BatchReader:
         self._rng = np.random.default_rng((seed, rank))
         self._holdings = [Holding()] * len(group)
         self._turn = 0
-        self._requested: deque[_Answers] = deque()
+        self._round: _Answers | None = None  # under way
+        self._ready: deque[Chosen] = deque()
         self._reserved = False  # whether the next batch has been counted
         self._reservation: Pending[bool] | None = None
         self._updates: deque[tuple[int, Pending[int]]] = deque()
@@ -67,18 +70,14 @@ class BatchReader:
         deadline = time.monotonic() + self._timeout
         with self._timed("ratio"):
             self._await_reservation(deadline)
-        if not self._requested:
-            with self._timed("data"):
-                self._await_data(deadline)
-            self._requested.append(self._request(self._batch_size))
-        with self._timed("transfer"):
-            replies = self._receive(self._requested.popleft(), deadline)
-            batch = merge_replies(replies, self._spec.context)
+        builder = BatchBuilder(self._batch_size, self._spec.context)
+        while builder.missing:  # as long as shards overwrite what they have chosen
+            self._fill(builder.missing, deadline)
+            with self._timed("transfer"):
+                builder.add([self._ready.popleft() for _ in range(builder.missing)])
         self._reserved = False
         self._reserve_ahead(self._timeout)
-        while len(self._requested) < self._prefetch:
-            self._requested.append(self._request(self._batch_size))
-        return batch
+        return builder.build()
 
     def update(self, update: ReplayUpdate) -> None:
         while self._updates and self._updates[0][1].done():
@@ -130,7 +129,7 @@ class BatchReader:
         """
         while True:
             live = self._group.wait_for_one(deadline)
-            self._receive_some([(index, self._probe(index)) for index in live], deadline)
+            self._answered([(index, self._probe(index)) for index in live], deadline)
             if any(holding.starts for holding in self._holdings):
                 return
             if time.monotonic() >= deadline:
@@ -142,39 +141,50 @@ class BatchReader:
                 )
             time.sleep(_POLL_SECONDS)
 
-    def _receive(self, answers: _Answers, deadline: float) -> list[tuple[int, SampleReply]]:
-        """Waits for a whole batch; what a shard could not give comes from another."""
-        replies = self._receive_some(answers, deadline)
-        while missing := self._batch_size - sum(len(reply.rows) for _, reply in replies):
-            self._await_data(deadline)
-            replies += self._receive_some(self._request(missing), deadline)
-        return replies
+    def _fill(self, count: int, deadline: float) -> None:
+        """Waits until ``count`` sequences are ready to be copied."""
+        while len(self._ready) < count:
+            if self._round is None:
+                with self._timed("data"):
+                    self._await_data(deadline)
+                self._round = self._request()
+            with self._timed("transfer"):
+                answers, self._round = self._round, None
+                chosen = [
+                    (index, sequences, number)
+                    for index, sequences in self._answered(answers, deadline)
+                    for number in range(len(sequences.rows))
+                ]
+            # Shuffled, because each shard's answer is ordered by selector.
+            self._ready.extend(chosen[place] for place in self._rng.permutation(len(chosen)))
+            if self._prefetch:
+                self._round = self._request()
 
-    def _receive_some(self, answers: _Answers, deadline: float) -> list[tuple[int, SampleReply]]:
-        """Waits for answers, notes what their shards hold, and returns those with sequences."""
-        replies = []
+    def _answered(self, answers: _Answers, deadline: float) -> list[tuple[int, Sequences]]:
+        """Waits for answers, and notes what the shards hold."""
+        answered = []
         for index, pending in answers:
             try:
-                reply = pending.result(max(0.0, deadline - time.monotonic()))
+                sequences = pending.result(max(0.0, deadline - time.monotonic()))
             except WorkerDiedError as error:
                 self._group.failed(index, error)
                 self._holdings[index] = Holding()
             else:
-                self._holdings[index] = reply.holdings[self._spec.table]
-                if len(reply.rows):
-                    replies.append((index, reply))
-        return replies
+                self._holdings[index] = sequences.holdings[self._spec.table]
+                answered.append((index, sequences))
+        return answered
 
-    def _probe(self, index: int) -> Pending[SampleReply]:
+    def _probe(self, index: int) -> Pending[Sequences]:
         """Asks a shard for no sequence: only for what it holds."""
         return self._group[index].sample(SampleRequest(self._spec.table, Picks()))
 
-    def _request(self, batch_size: int) -> _Answers:
-        """Asks all shards for their parts of a batch; without any start known, for nothing."""
+    def _request(self) -> _Answers:
+        """Asks all shards for a round of sequences; for none as long as no start is known."""
         live = self._group.live()
         for index in set(range(len(self._group))) - set(live):
             self._holdings[index] = Holding()
-        picks = spread(self._spec.selector, batch_size, self._holdings, self._rng)
+        count = self._batch_size * max(1, self._prefetch)
+        picks = spread(self._spec.selector, count, self._holdings, self._rng)
         answers = [
             (index, self._group[index].sample(SampleRequest(self._spec.table, part)))
             for index, part in picks.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +10,7 @@ from wm_distributed.errors import ReplayError
 from wm_distributed.types import Array, Columns
 
 Layout = dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]
+"""Shape and dtype of one step's value, by column."""
 
 
 def layout_of(columns: Columns) -> Layout:
@@ -34,27 +34,19 @@ def bytes_per_step(layout: Layout) -> int:
 
 
 class Rings:
-    """``capacity`` rows of the columns of a layout."""
+    """The columns of a layout, each with as many rows as steps can be held."""
 
-    def __init__(self, layout: Layout, capacity: int, shard: int) -> None:
-        """Allocates all columns.
-
-        Raises:
-            ReplayError: The machine has not got that much memory.
-        """
+    def __init__(self, layout: Layout, columns: Columns, shard: int) -> None:
+        """Takes over arrays ``(capacity, …)`` of the layout's columns."""
         self._layout = layout
+        self._columns = columns
         self._shard = shard
-        self.nbytes = bytes_per_step(layout) * capacity
-        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if self.nbytes > physical:
-            raise ReplayError(
-                f"replay shard {shard}: {capacity} steps of {bytes_per_step(layout)} bytes need "
-                f"{self.nbytes / 2**30:.1f} GiB, the machine has {physical / 2**30:.1f} GiB; "
-                "lower replay.capacity_steps or set replay.capacity_bytes"
-            )
-        self._columns = {
-            name: np.empty((capacity, *shape), dtype) for name, (shape, dtype) in layout.items()
-        }
+        self.step_bytes = bytes_per_step(layout)
+
+    @property
+    def nbytes(self) -> int:
+        """Allocated bytes."""
+        return sum(column.nbytes for column in self._columns.values())
 
     def check(self, layout: Layout) -> None:
         """Compares a chunk's layout with that of the first chunk.

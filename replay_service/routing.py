@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from replay_service.messages import Holding, Picks, PriorityUpdate, SampleReply, ShardUpdate
+from replay_service.messages import Holding, Picks, PriorityUpdate, Sequences, ShardUpdate
+from replay_service.rings import Layout
 from wm_distributed.api import SelectorSpec
 from wm_distributed.errors import ReplayError
 from wm_distributed.types import Array, Columns, ReplayUpdate, SequenceBatch, StepAddresses
@@ -38,38 +39,69 @@ def spread(
     return {index: one for index, one in enumerate(picks) if sum(one)}
 
 
-def merge_replies(replies: Sequence[tuple[int, SampleReply]], context: int) -> SequenceBatch:
-    """One batch, contiguous in every column, of the parts from shards ``(number, reply)``.
+Chosen = tuple[int, Sequences, int]
+"""A sequence that a shard has chosen: the shard, its answer, and the number in the answer."""
 
-    The batch owns its arrays: those of a reply may be read-only and lie in shared memory.
 
-    Raises:
-        ReplayError: The shards store different columns.
+class BatchBuilder:
+    """Puts a batch together, contiguous in every column, from the shards' parts.
+
+    The batch owns its arrays: those of an answer may be read-only and lie in shared memory.
     """
-    parts = [reply for _, reply in replies]
-    shards = np.repeat([index for index, _ in replies], [len(part.rows) for part in parts])
-    addresses = StepAddresses(
-        shard=shards.astype(np.int64),
-        slot=np.concatenate([part.rows for part in parts]),
-        generation=np.concatenate([part.generations for part in parts]),
-    )
-    layouts = [
-        {name: (value.dtype, value.shape[1:]) for name, value in part.columns.items()}
-        for part in parts
-    ]
-    if any(layout != layouts[0] for layout in layouts):
-        raise ReplayError(
-            f"shards {[index for index, _ in replies]} store different columns: {layouts}; "
-            "all actors must store the same"
-        )
-    columns = {name: _join([part.columns[name] for part in parts]) for name in layouts[0]}
-    return SequenceBatch(columns, addresses, context)
 
+    def __init__(self, batch_size: int, context: int) -> None:
+        """Begins an empty batch of ``batch_size`` sequences."""
+        self._batch_size = batch_size
+        self._context = context
+        self._layout: Layout = {}
+        self._columns: Columns = {}
+        self._parts: list[tuple[Array, Array, Array]] = []  # shard, rows, generations
+        self._filled = 0
 
-def _join(parts: Sequence[Array]) -> Array:
-    if len(parts) == 1 and parts[0].flags.writeable:
-        return parts[0]
-    return np.concatenate(parts)
+    @property
+    def missing(self) -> int:
+        """Sequences still to be added."""
+        return self._batch_size - self._filled
+
+    def add(self, chosen: Sequence[Chosen]) -> None:
+        """Copies sequences, but those that were overwritten since their shard chose them.
+
+        Raises:
+            ReplayError: A shard stores other columns than the first one.
+        """
+        answers = {(shard, id(answer)): answer for shard, answer, _ in chosen}
+        for (shard, key), answer in answers.items():
+            numbers = np.array([number for _, one, number in chosen if id(one) == key])
+            self._match(shard, answer)
+            first, stop = self._filled, self._filled + len(numbers)
+            whole = answer.copy(numbers, self._columns, first)
+            if not whole.all():
+                for column in self._columns.values():
+                    column[first : first + whole.sum()] = column[first:stop][whole]
+            kept = numbers[whole]
+            self._filled += len(kept)
+            shards = np.full(len(kept), shard, np.int64)
+            self._parts.append((shards, answer.rows[kept], answer.generations[kept]))
+
+    def build(self) -> SequenceBatch:
+        """The batch, once nothing is missing."""
+        shard, rows, generations = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        return SequenceBatch(self._columns, StepAddresses(shard, rows, generations), self._context)
+
+    def _match(self, shard: int, sequences: Sequences) -> None:
+        layout = sequences.layout
+        if not self._columns:
+            length = sequences.rows.shape[1]
+            self._layout = layout
+            self._columns = {
+                name: np.empty((self._batch_size, length, *shape), dtype)
+                for name, (shape, dtype) in layout.items()
+            }
+        elif layout != self._layout:
+            raise ReplayError(
+                f"replay shard {shard} stores other columns than the shards before: expected "
+                f"{self._layout}, got {layout}; all actors must store the same"
+            )
 
 
 def split_update(update: ReplayUpdate) -> Iterator[tuple[int, ShardUpdate]]:

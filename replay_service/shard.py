@@ -16,23 +16,24 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from replay_service.blocks import Blocks, Stream, longest_sequence
+from replay_service.blocks import Stream
 from replay_service.checks import tables_of
 from replay_service.messages import (
     Holding,
     Holdings,
     InsertReceipt,
+    Located,
     Picks,
     PriorityUpdate,
     SampleReply,
     SampleRequest,
     ShardUpdate,
 )
-from replay_service.rings import Layout, Rings, bytes_per_step, layout_of
+from replay_service.rings import Layout, layout_of
+from replay_service.store import Store, affordable_steps, allocate
 from replay_service.table import Table
 from wm_distributed.api import DataSpec
 from wm_distributed.errors import ReplayError
@@ -59,20 +60,6 @@ _COUNTERS = (
 )
 
 
-@dataclass(frozen=True)
-class _Store:
-    """Everything that is allocated at the first insert, when the columns are known."""
-
-    rings: Rings
-    blocks: Blocks
-    tables: dict[str, Table]
-
-    @property
-    def nbytes(self) -> int:
-        tables = sum(table.nbytes for table in self.tables.values())
-        return self.rings.nbytes + self.blocks.nbytes + tables
-
-
 class ReplayShard:
     """One shard; see the module's docstring. Equal seeds and calls give equal samples."""
 
@@ -85,6 +72,7 @@ class ReplayShard:
         index: int = 0,
         seed: int = 0,
         epoch: int = 0,
+        shared: bool = False,
     ) -> None:
         """Makes an empty shard; its memory is allocated at the first insert.
 
@@ -96,15 +84,17 @@ class ReplayShard:
             seed: Seed of its choices.
             epoch: Different for each life of a shard, so that addresses handed out before a
                 restart are recognised as stale; 0 to 2**22.
+            shared: Whether processes on the same machine may read the rings, see :meth:`locate`.
         """
         self._specs = tables_of(specs)
         self._capacity_steps = capacity_steps
         self._capacity_bytes = capacity_bytes
         self._index = index
         self._epoch = epoch
+        self._shared = shared
         self._rng = np.random.default_rng((seed, index))
         self._lookahead = max(spec.context + spec.length for spec in specs) - 1
-        self._store: _Store | None = None
+        self._store: Store | None = None
         self._streams: dict[StreamId, Stream] = {}
         self._held_steps = 0
         self._counts: Counter[str] = Counter()
@@ -164,7 +154,7 @@ class ReplayShard:
         stream.next_sequence += 1
         return stream
 
-    def _append(self, store: _Store, stream: Stream, columns: Columns, done: int) -> int:
+    def _append(self, store: Store, stream: Stream, columns: Columns, done: int) -> int:
         """Writes the steps from ``done`` that fit into one block; returns how many."""
         blocks = store.blocks
         with self._metadata:
@@ -179,13 +169,13 @@ class ReplayShard:
             self._add_starts(store, stream, blocks.extend(stream, count))
         return count
 
-    def _evict(self, store: _Store, block: int) -> None:
+    def _evict(self, store: Store, block: int) -> None:
         first = block * store.blocks.steps
         self._held_steps -= int(store.blocks.filled[block])
         for table in store.tables.values():
             table.remove_range(first, first + store.blocks.steps)
 
-    def _add_starts(self, store: _Store, stream: Stream, new: Array) -> None:
+    def _add_starts(self, store: Store, stream: Stream, new: Array) -> None:
         """Adds the starts whose sequences the rows ``new`` complete, to every table."""
         rows, generations = store.blocks.known_rows(stream, new)
         number = stream.steps - len(rows) + np.arange(len(rows))  # within the stream
@@ -216,12 +206,33 @@ class ReplayShard:
                 store, store.tables[request.table], request.picks
             )
         with self._metadata:
-            self._sample_seconds.append(time.perf_counter() - begin)
-            self._counts["replay/sampled_steps"] += rows.size
-            self._counts["replay/sample_bytes"] += sum(c.nbytes for c in columns.values())
+            self._count_sample(store, begin, rows.size)
             return SampleReply(columns, rows, generations, self._holdings())
 
-    def _read(self, store: _Store, table: Table, picks: Picks) -> tuple[Columns, Array, Array]:
+    def _count_sample(self, store: Store, begin: float, num_steps: int) -> None:
+        self._sample_seconds.append(time.perf_counter() - begin)
+        self._counts["replay/sampled_steps"] += num_steps
+        self._counts["replay/sample_bytes"] += num_steps * store.rings.step_bytes
+
+    def locate(self, request: SampleRequest) -> Located:
+        """Like :meth:`sample`, but the caller reads the rings itself (``shared_rings.py``).
+
+        Raises:
+            ReplayError: No such table.
+        """
+        begin = time.perf_counter()
+        self._check_table(request.table)
+        store = self._store
+        with self._metadata:
+            if store is None or sum(request.picks) == 0:
+                return Located(_NO_ROWS, _NO_ROWS, self._holdings(), None)
+            rows = self._choose(store, store.tables[request.table], request.picks)
+            self._count_sample(store, begin, rows.size)
+            generations = store.blocks.generations(rows)
+            memory = None if store.memory is None else store.memory.map
+            return Located(rows, generations, self._holdings(), memory)
+
+    def _read(self, store: Store, table: Table, picks: Picks) -> tuple[Columns, Array, Array]:
         """Columns, rows and generations of chosen sequences, ``(b, L, …)``."""
         with self._metadata:
             rows = self._choose(store, table, picks)
@@ -242,7 +253,7 @@ class ReplayShard:
             }
             return columns, rows, store.blocks.generations(rows)
 
-    def _choose(self, store: _Store, table: Table, picks: Picks) -> Array:
+    def _choose(self, store: Store, table: Table, picks: Picks) -> Array:
         """Rows ``(b, L)`` of chosen sequences; ``(0, L)`` if there is none."""
         starts = table.choose(picks, self._rng, store.blocks.generation)
         return store.blocks.rows(starts, table.sequence_steps)
@@ -267,7 +278,9 @@ class ReplayShard:
         store.rings.check_update(update.columns, len(update.rows))
         with self._reading, self._metadata:
             held = store.blocks.holds(update.rows, update.generations)
-            store.rings.update(update.rows[held], update.columns, held)
+            rows = update.rows[held]
+            with store.blocks.writing(rows):
+                store.rings.update(rows, update.columns, held)
             if update.priorities is not None:
                 self._set_priorities(store, update.priorities)
             written = int(held.sum())
@@ -275,7 +288,7 @@ class ReplayShard:
             self._counts["replay/stale_updates"] += len(held) - written
         return written
 
-    def _set_priorities(self, store: _Store, update: PriorityUpdate) -> None:
+    def _set_priorities(self, store: Store, update: PriorityUpdate) -> None:
         self._check_table(update.table)
         held = store.blocks.holds(update.rows, update.generations)
         store.tables[update.table].set_priorities(update.rows[held], update.values[held])
@@ -308,31 +321,12 @@ class ReplayShard:
                 f"its tables are {', '.join(sorted(self._specs))}"
             )
 
-    def _allocate(self, layout: Layout) -> _Store:
-        """Makes the rings, blocks and tables for what the limits allow.
-
-        Raises:
-            ReplayError: That is too little for one sequence, or more than the machine's memory.
-        """
+    def _allocate(self, layout: Layout) -> Store:
         specs = self._specs.values()
-        tables = sum(map(Table.bytes_per_step, specs))
-        step_bytes = bytes_per_step(layout) + tables + Blocks.BYTES_PER_STEP
-        capacity = self._capacity_steps
-        if self._capacity_bytes is not None:
-            capacity = min(capacity, int(self._capacity_bytes / step_bytes))
-        if longest_sequence(capacity) <= self._lookahead:
-            raise ReplayError(
-                f"replay shard {self._index}: {self._capacity_steps} steps and "
-                f"{self._capacity_bytes} bytes, at {step_bytes:.0f} bytes a step, give room for "
-                f"{capacity} steps: too few for sequences of {self._lookahead + 1}; raise "
-                "replay.capacity_steps or replay.capacity_bytes, or use fewer shards"
-            )
-        blocks = Blocks(capacity, self._epoch)
-        capacity = blocks.count * blocks.steps
-        return _Store(
-            rings=Rings(layout, capacity, self._index),
-            blocks=blocks,
-            tables={spec.table: Table(spec, capacity, blocks.steps) for spec in specs},
+        limits = self._capacity_steps, self._capacity_bytes
+        capacity = affordable_steps(layout, specs, *limits, self._index)
+        return allocate(
+            layout, specs, capacity, shard=self._index, epoch=self._epoch, shared=self._shared
         )
 
 

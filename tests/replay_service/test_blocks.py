@@ -3,6 +3,12 @@ import numpy as np
 from replay_service.blocks import Blocks, Stream, block_steps, longest_sequence
 
 
+def make_blocks(capacity: int, epoch: int = 0) -> Blocks:
+    count = capacity // block_steps(capacity)
+    generation, writes = np.zeros((2, count), np.int64)
+    return Blocks(count * block_steps(capacity), epoch, generation, writes)
+
+
 def fill(blocks: Blocks, stream: Stream, count: int) -> list[int]:
     rows: list[int] = []
     while len(rows) < count:
@@ -13,7 +19,7 @@ def fill(blocks: Blocks, stream: Stream, count: int) -> list[int]:
 
 
 def test_a_sequence_is_followed_through_the_blocks_of_its_stream() -> None:
-    blocks = Blocks(64 * 3, epoch=0)  # blocks of three rows
+    blocks = make_blocks(64 * 3, epoch=0)  # blocks of three rows
     first, second = Stream(0), Stream(0)
     mine = fill(blocks, first, 2)
     other = fill(blocks, second, 7)
@@ -25,7 +31,7 @@ def test_a_sequence_is_followed_through_the_blocks_of_its_stream() -> None:
 
 
 def test_taking_a_block_again_changes_its_generation_and_ends_the_old_chain() -> None:
-    blocks = Blocks(128, epoch=3)
+    blocks = make_blocks(128, epoch=3)
     stream, other = Stream(0), Stream(0)
     rows = np.array(fill(blocks, stream, 2))
     generations = blocks.generations(rows)
@@ -38,7 +44,7 @@ def test_taking_a_block_again_changes_its_generation_and_ends_the_old_chain() ->
 
 
 def test_addresses_out_of_range_are_not_held() -> None:
-    blocks = Blocks(128, epoch=0)
+    blocks = make_blocks(128, epoch=0)
     assert not blocks.holds(np.array([-1, 128, 2**40]), np.zeros(3, np.int64)).any()
 
 
@@ -49,7 +55,7 @@ def test_small_rings_have_small_blocks() -> None:
 def test_the_longest_sequence_is_held_at_every_moment() -> None:
     capacity, num_streams = 200, 3
     longest = longest_sequence(capacity, num_streams)
-    blocks = Blocks(capacity, epoch=0)
+    blocks = make_blocks(capacity, epoch=0)
     streams = [Stream(0) for _ in range(num_streams)]
     shortest = capacity
     for step in range(1000):

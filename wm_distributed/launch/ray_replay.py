@@ -1,16 +1,20 @@
 """Replay shards and the rate limiter as Ray actors, and the handles by which clients call them.
 
 A shard has one thread for each kind of call, so that neither a sample nor a write-back holds up an
-insert. The limiter has a thread for every caller that may wait in it. No call is retried by Ray: a
-retried insert would run twice, and a restarted actor has lost its state anyway.
+insert. A reader on the shard's machine is only told which rows it gets, and copies them from memory
+that both share; elsewhere the shard copies them and Ray carries them.
+
+The limiter has a thread for every caller that may wait in it. No call is retried by Ray: a retried
+insert would run twice, and a restarted actor has lost its state anyway.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import ray
 from ray.exceptions import (
     GetTimeoutError,
@@ -21,13 +25,22 @@ from ray.exceptions import (
 )
 
 from replay_service.limiter import ReplayRatioLimiter
-from replay_service.messages import InsertReceipt, SampleReply, SampleRequest, ShardUpdate
+from replay_service.messages import (
+    InsertReceipt,
+    Located,
+    SampleReply,
+    SampleRequest,
+    Sequences,
+    ShardUpdate,
+)
 from replay_service.shard import ReplayShard
+from replay_service.shared_rings import SharedReply, SharedRings
 from wm_distributed.api import DataSpec, Pending
 from wm_distributed.errors import DeadlineError, WorkerDiedError
 from wm_distributed.types import SequenceChunk
 
 T = TypeVar("T")
+_NO_ROWS = np.zeros((0, 0), np.int64)
 _ANSWER_SECONDS = 30.0  # beyond the time that a call may wait in the limiter
 _remote: Any = ray.remote  # its declared types lack concurrency_groups
 
@@ -69,7 +82,7 @@ class _ShardActor:
     def __init__(self, specs: Sequence[DataSpec], capacity_steps: int, **options: Any) -> None:
         # Another epoch in each life: addresses from before a restart are then stale.
         epoch = secrets.randbits(20)
-        self._shard = ReplayShard(specs, capacity_steps, epoch=epoch, **options)
+        self._shard = ReplayShard(specs, capacity_steps, epoch=epoch, shared=True, **options)
 
     @ray.method(concurrency_group="insert")
     def insert(self, chunks: Sequence[SequenceChunk]) -> InsertReceipt:
@@ -78,6 +91,10 @@ class _ShardActor:
     @ray.method(concurrency_group="sample")
     def sample(self, request: SampleRequest) -> SampleReply:
         return self._shard.sample(request)
+
+    @ray.method(concurrency_group="sample")
+    def locate(self, request: SampleRequest) -> Located:
+        return self._shard.locate(request)
 
     @ray.method(concurrency_group="update")
     def update(self, update: ShardUpdate) -> int:
@@ -115,19 +132,52 @@ class RayShard:
     def __init__(self, actor: Any, index: int) -> None:
         """Wraps the actor that :func:`create_shard` returned."""
         self._actor = actor
+        self._index = index
         self._name = f"replay shard {index}"
+        self._rings: SharedRings | None = None
+        self._is_near = True  # until its memory cannot be mapped
+
+    def __reduce__(self) -> tuple[type[RayShard], tuple[Any, int]]:
+        return RayShard, (self._actor, self._index)
 
     def insert(self, chunks: Sequence[SequenceChunk]) -> Pending[InsertReceipt]:
         return RayPending(self._actor.insert.remote(chunks), f"{self._name}, insert")
 
-    def sample(self, request: SampleRequest) -> Pending[SampleReply]:
+    def sample(self, request: SampleRequest) -> Pending[Sequences]:
+        if self._is_near:
+            ref = self._actor.locate.remote(request)
+            return _MappedPending(RayPending(ref, f"{self._name}, sample"), self._map)
         return RayPending(self._actor.sample.remote(request), f"{self._name}, sample")
+
+    def _map(self, located: Located) -> Sequences:
+        """The located sequences; none of them, this once, if the shard is on another machine."""
+        memory = located.memory
+        if memory is not None and (self._rings is None or self._rings.token != memory.token):
+            self._rings = SharedRings.open(memory)
+            self._is_near = self._rings is not None
+        if memory is None or self._rings is None:
+            return SampleReply({}, _NO_ROWS, _NO_ROWS, located.holdings)
+        return SharedReply(located, self._rings)
 
     def update(self, update: ShardUpdate) -> Pending[int]:
         return RayPending(self._actor.update.remote(update), f"{self._name}, update")
 
     def stats(self) -> Pending[dict[str, float]]:
         return RayPending(self._actor.stats.remote(), f"{self._name}, stats")
+
+
+class _MappedPending:
+    """Located sequences, once the shard has answered."""
+
+    def __init__(self, pending: Pending[Located], mapped: Callable[[Located], Sequences]) -> None:
+        self._pending = pending
+        self._mapped = mapped
+
+    def done(self) -> bool:
+        return self._pending.done()
+
+    def result(self, timeout_seconds: float) -> Sequences:
+        return self._mapped(self._pending.result(timeout_seconds))
 
 
 class _LimiterActor:
