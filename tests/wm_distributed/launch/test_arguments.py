@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import pytest
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError
 from wm_distributed.launch.arguments import parse_resume, parse_train
+from wm_distributed.launch.presets import load_preset
 from wm_distributed.testing.counting_family import CountingConfig, counting_preset
 
 
@@ -106,3 +108,18 @@ def test_a_resumed_run_keeps_its_own_values_and_has_no_run_dir() -> None:
     assert config == replace(saved, stop=replace(saved.stop, env_steps=2000))
     with pytest.raises(SystemExit):
         parse_resume(saved, CountingConfig, ["--run-dir", "y"], prog)
+
+
+@pytest.mark.parametrize("name", ["dreamer-cartpole", "dreamer-atari100k"])
+def test_no_field_of_a_preset_lacks_its_explanation(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset, family = load_preset(name)
+    with pytest.raises(SystemExit):
+        parse_train(preset, family.config, ["--help"], "wm-distributed train")
+    printed = " ".join(re.sub(r"[╭╮╰╯─│]", " ", capsys.readouterr().out).split())
+    flags = re.findall(r"--([a-z][\w.-]*)(.*?)\(default:", printed)
+    assert len(flags) > 70
+    for flag, text in flags:
+        said = re.sub(r"\{.*?\}|--\S+|none", "", text)
+        assert len(re.findall(r"[a-z]{2,}", said)) >= 2, f"--{flag} is not explained: {text}"

@@ -59,7 +59,9 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_run_on_ray_saves_a_checkpoint_and_leaves_no_process(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_run_on_ray_saves_a_checkpoint_and_leaves_no_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [sys.executable, "-m", "wm_distributed.launch.cli", "train", COUNTING]
     endless = ["--run-dir", "run", "--stop.env-steps", "none", "--stop.wall-seconds", "600"]
     printed = ""
@@ -79,6 +81,8 @@ def test_ctrl_c_in_a_run_on_ray_saves_a_checkpoint_and_leaves_no_process(tmp_pat
                     break
             run_dir = RunDir.open(tmp_path / "run")
             processes = read_json(run_dir.status)["processes"]
+            assert main(["status", str(run_dir.path)]) == 0  # as from another terminal
+            assert f"running, driver {driver.pid} on" in capsys.readouterr().out
             os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to the whole group
             printed += driver.stdout.read()
             assert driver.wait(timeout=60) == 130, printed
