@@ -47,11 +47,6 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_help())
         return OK if argv else BAD_INPUT
-    if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(version(PROG))
-        return OK
     if argv[0] not in COMMANDS:
         raise UnknownNameError("command", argv[0], COMMANDS)
     return COMMANDS[argv[0]](argv[1:])
