@@ -46,14 +46,14 @@ def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Co
         interrupts = Interrupts(progress.note)
         with interrupts.installed():
             final = run.to_its_end(interrupts)
-    if final:
-        console.print()
-        print_result(console, {"trained agent": final.agent, "random policy": final.random})
     console.print()
+    if final:
+        print_result(console, {"trained agent": final.agent, "random policy": final.random})
+        console.print()
     print_files(console, run_dir)
-    if interrupts.asked:
+    if not final:
         console.print(f"\nTo go on: {_resume(run_dir)}", highlight=False)
-    return INTERRUPTED if interrupts.asked else 0
+    return 0 if final else INTERRUPTED
 
 
 class _Run:
@@ -87,7 +87,6 @@ class _Run:
             self._write_files(final)
             self._status_file.write_state("finished" if final else "stopped")
         except KeyboardInterrupt:
-            self._runtime.stop(checkpoint=False)
             self._status_file.write_state("stopped", "at once, without a checkpoint")
             return None
         except WmError as error:
