@@ -1,0 +1,45 @@
+"""Ray addresses that cannot be joined; clusters of our own are tested by the runtime's tests."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from wm_distributed.errors import ConfigError
+from wm_distributed.launch import ray_cluster
+from wm_distributed.launch.ray_cluster import RayCluster
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A port where somebody listens and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ray://head:10001", "Ray client addresses are not supported"),
+        ("head", "must be auto or host:port, got 'head'"),
+        ("127.0.0.1:1", r"nothing answers at '127\.0\.0\.1:1'.*ray start --head"),
+    ],
+)
+def test_an_address_that_cannot_work_is_refused_at_once(address: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RayCluster(address).start()
+
+
+def test_a_port_where_no_cluster_answers_is_refused_within_its_time(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "_ANSWER_SECONDS", 1.0)
+    port = listener.getsockname()[1]
+    with pytest.raises(ConfigError, match=f"no Ray cluster answers at '127.0.0.1:{port}' within 1"):
+        RayCluster(f"127.0.0.1:{port}").start()
+
+
+def test_auto_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match=r"no healthy Ray cluster at 'auto'.*Could not find any"):
+        RayCluster("auto").start()
