@@ -90,7 +90,7 @@ def _draw_losses(axis: Axes, rows: Sequence[Row]) -> None:
     for name, color in zip(names, PALETTE, strict=False):
         label = name.removeprefix("train/").replace("_", " ")
         _plot(axis, rows, name, _steps, color=color, label=label, linewidth=1.2)
-    axis.set_yscale("symlog", linthresh=0.1)
+    axis.set_yscale("symlog", linthresh=1e-3)
     axis.set(title="training losses", xlabel="environment steps")
 
 
