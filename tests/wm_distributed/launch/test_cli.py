@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from wm_distributed.errors import ConfigError
+from wm_distributed.launch import drive as drive_module
 from wm_distributed.launch import runtime as runtime_module
 from wm_distributed.launch.cli import COMMANDS, main
 from wm_distributed.launch.run_dir import RunDir
@@ -33,6 +34,7 @@ def made(monkeypatch: pytest.MonkeyPatch, fake_runtime: Any) -> list[dict[str, A
         return fake_runtime
 
     monkeypatch.setattr(runtime_module, "make_runtime", make)
+    monkeypatch.setattr(drive_module, "write_pictures", lambda *_: None)
     return calls
 
 

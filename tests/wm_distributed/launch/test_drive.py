@@ -11,7 +11,9 @@ from rich.console import Console
 
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import RunDirError, WmError, WorkerDiedError
+from wm_distributed.launch import drive as drive_module
 from wm_distributed.launch.drive import INTERRUPTED, drive
+from wm_distributed.launch.report import write_pictures
 from wm_distributed.launch.run_dir import RunDir, read_json, read_jsonl
 from wm_distributed.launch.runtime import RunStatus
 
@@ -37,7 +39,11 @@ class Driven:
 
 
 @pytest.fixture
-def driven(config: RunConfig[Any], run_dir: RunDir, fake_runtime: Any) -> Driven:
+def driven(
+    config: RunConfig[Any], run_dir: RunDir, fake_runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> Driven:
+    """A run whose pictures are empty files, which is quicker."""
+    monkeypatch.setattr(drive_module, "write_pictures", lambda place, *_: place.curves.touch())
     return Driven(config, run_dir, fake_runtime)
 
 
@@ -45,7 +51,10 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_run_to_its_end_leaves_every_file(driven: Driven) -> None:
+def test_a_run_to_its_end_leaves_every_file(
+    driven: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drive_module, "write_pictures", write_pictures)
     assert driven() == 0
     assert driven.runtime.calls == [
         "start", "poll", "poll", "poll", "poll", "evaluate 4", "stop with checkpoint", "stop",
