@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +183,5 @@ def test_help_lists_and_mistakes_do_not_load_what_only_a_run_needs() -> None:
         "heavy = {'torch', 'ray', 'matplotlib', 'tensorboard', 'envpool', 'mujoco'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
-    begun = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]", done.stderr
-    assert time.perf_counter() - begun < 20
