@@ -57,7 +57,7 @@ def _for_evaluation(config: RunConfig[Any]) -> RunConfig[Any]:
     """The configuration for this process alone, without what only training needs."""
     return replace(
         config,
-        replay=replace(config.replay, num_shards=1, capacity_steps=config.replay.min_size),
+        actors=replace(config.actors, num_actors=1, envs_per_actor=1),
         learner=replace(config.learner, num_ranks=1, device="cpu", compile=False),
         runtime=replace(config.runtime, kind="inline", ray_address=None, metrics_port=None),
     )
