@@ -40,13 +40,11 @@ class LearnerPulse(Pulse):
     """A learner rank's pulse; its ``counts`` are those of the checkpoint that it began with.
 
     Attributes:
-        ready: Whether it has built and loaded everything.
         phase: ``prefill`` until it has trained, then the name of the family's phase.
         began_at: Train steps that it began with.
         reports: Those that are new.
     """
 
-    ready: bool = False
     phase: str = ""
     began_at: int = 0
     reports: tuple[TrainReport, ...] = ()
@@ -146,11 +144,10 @@ class LearnerWorker:
     def pulse(self) -> LearnerPulse:
         learner = self._learner
         if learner is None:
-            return LearnerPulse(**vars(make_pulse({})))
+            return LearnerPulse(**vars(make_pulse({}, ready=False)))
         report = learner.take_report()
         return LearnerPulse(
             **vars(make_pulse(learner.stats(), counts=self._counts)),
-            ready=True,
             phase="prefill" if learner.train_steps == self._began_at else learner.phase,
             began_at=self._began_at,
             reports=(TrainReport(learner.train_steps, report),) if report else (),

@@ -176,7 +176,10 @@ class RayRuntime:
             [
                 *(status.stats for status in processes),
                 *(team.lost_counters() for team in teams),
-                {"run/recoveries": float(sum(team.restarts for team in teams))},
+                {
+                    "run/recoveries": float(sum(team.restarts for team in teams)),
+                    "run/recovery_seconds": max(team.recovery_seconds for team in teams),
+                },
             ]
         )
         # While their process is away, the counts stay as they were.
@@ -237,9 +240,8 @@ class RayRuntime:
 
     def _learner_pulse(self) -> LearnerPulse | None:
         """Rank 0's newest answer, once every rank is ready."""
-        pulses = [pulse for team in self._learners for pulse in team.pulses]
-        ready = [pulse for pulse in pulses if isinstance(pulse, LearnerPulse) and pulse.ready]
-        return ready[0] if ready and len(ready) == len(pulses) else None
+        pulses = [team.pulses[0] for team in self._learners if team.ready]
+        return cast(LearnerPulse, pulses[0]) if pulses else None
 
     def _everyone(self) -> list[Team]:
         evaluator = [self._evaluator.team] if self._evaluator else []

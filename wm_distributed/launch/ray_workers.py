@@ -101,6 +101,7 @@ class ActorWorker:
         self._incarnation = incarnation
         self._seed = seed
         self._loop: EnvLoop | None = None
+        self._ready = False
         self._stop = threading.Event()
 
     @ray.method(concurrency_group="work")
@@ -125,6 +126,7 @@ class ActorWorker:
         )
         while not self._stop.is_set():
             loop.run_chunk(_HOLD_SECONDS)
+            self._ready = True
         loop.close()
 
     @ray.method(concurrency_group="watch")
@@ -135,8 +137,10 @@ class ActorWorker:
     @ray.method(concurrency_group="watch")
     def pulse(self) -> Pulse:
         if self._loop is None:
-            return make_pulse({})
-        return make_pulse(self._loop.stats(), busy_seconds=self._loop.heartbeat_age_seconds)
+            return make_pulse({}, ready=False)
+        return make_pulse(
+            self._loop.stats(), busy_seconds=self._loop.heartbeat_age_seconds, ready=self._ready
+        )
 
 
 class EvaluatorWorker:

@@ -34,6 +34,7 @@ class Pulse:
         node: Host name of its machine.
         pid: Its process id there.
         busy_seconds: How long it has waited for something that may hang, such as an environment.
+        ready: Whether it has made everything that it works with.
         stats: Its values by metric name.
         counts: What whoever takes its place has to be told.
     """
@@ -41,6 +42,7 @@ class Pulse:
     node: str
     pid: int
     busy_seconds: float = 0.0
+    ready: bool = True
     stats: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
 
@@ -68,7 +70,7 @@ class Patience:
         max_restarts: Restarts before the run ends.
         hung_seconds: ``Pulse.busy_seconds`` that count as hung.
         silent_seconds: Time without an answer that counts as hung.
-        start_seconds: Time for the first answer of a new process.
+        start_seconds: Time for a new process until it is ready.
         backoff_seconds: Pause before the first restart; doubles with each that follows soon.
         max_backoff_seconds: Longest pause.
         calm_seconds: Life after which a death counts as the first again, for the pause.
@@ -93,8 +95,8 @@ class Team:
     Attributes:
         role: What they do.
         restarts: How often they were started again.
-        on_restart: Called when the processes of a later incarnation have all answered, with the
-            last counts of the first of them that ended.
+        recovery_seconds: From the last death that was noticed until all processes were ready.
+        on_restart: Called at that moment, with the last counts of the process that ended.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Team:
         """
         self.role = role
         self.restarts = 0
+        self.recovery_seconds = 0.0
         self.on_restart: Callable[[Mapping[str, int]], None] = lambda _: None
         self._first_index = first_index
         self._launch = launch
@@ -128,7 +131,7 @@ class Team:
         self._members: list[_Member] = []
         self._launched_at = 0.0
         self._restart_at: float | None = None
-        self._returning = False
+        self._died_at: float | None = None
         self._quick_deaths = 0
         self._lost: dict[str, float] = {}
         self._last_counts: Mapping[str, int] = {}
@@ -159,9 +162,14 @@ class Team:
                 return
             if before and member.pulse and member.pulse.pid != before.pid:
                 self._take_note(self._first_index + index, before)
-        if self._returning and all(member.pulse for member in self._members):
-            self._returning = False
+        if self._died_at is not None and self.ready:
+            self.recovery_seconds, self._died_at = now - self._died_at, None
             self.on_restart(self._last_counts)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every process works."""
+        return all(pulse is not None and pulse.ready for pulse in self.pulses)
 
     @property
     def processes(self) -> list[Process]:
@@ -187,7 +195,7 @@ class Team:
                 index=self._first_index + index,
                 node=pulse.node if pulse else "",
                 pid=pulse.pid if pulse else 0,
-                health="running" if pulse else absent,
+                health="running" if pulse and pulse.ready else absent,
                 restarts=self.restarts,
                 stats=pulse.stats if pulse else {},
             )
@@ -203,7 +211,7 @@ class Team:
         self._keep_counters(before)
         self._check_budget(index, f"process {before.pid} died")
         self.restarts += 1
-        self._returning = True
+        self._died_at = self._clock()
         logger.warning("%s %d: process %d died and has been replaced", self.role, index, before.pid)
 
     def _mend(self, index: int, failure: str, now: float) -> None:
@@ -222,7 +230,7 @@ class Team:
         ) * self._rng.uniform(0.5, 1.5)
         self.restarts += 1
         self._restart_at = now + pause
-        self._returning = True
+        self._died_at = now
         logger.warning(
             "%s %d: %s\nStarted again in %.1f s (restart %d of %d)",
             self.role, index, failure, pause, self.restarts, self._patience.max_restarts,
@@ -249,7 +257,7 @@ class _Member:
     def __init__(self, process: Process, now: float) -> None:
         self.process = process
         self.pulse: Pulse | None = None
-        self._heard_at = now
+        self._launched_at = self._heard_at = now
 
     def check(self, now: float, patience: Patience) -> str:
         """What is wrong with the process; empty if nothing is."""
@@ -261,8 +269,10 @@ class _Member:
             self.pulse, self._heard_at = pulse, now
             if pulse.busy_seconds > patience.hung_seconds:
                 return f"hangs: no progress for {pulse.busy_seconds:.0f} s"
-        silence = now - self._heard_at
-        allowed = patience.silent_seconds if self.pulse else patience.start_seconds
-        if silence > allowed:
-            return f"hangs: no answer for {silence:.0f} s, {allowed:.0f} s are allowed"
+        age, silence = now - self._launched_at, now - self._heard_at
+        if self.pulse is None or not self.pulse.ready:
+            if age > patience.start_seconds:
+                return f"hangs: not ready {age:.0f} s after its start"
+        elif silence > patience.silent_seconds:
+            return f"hangs: no answer for {silence:.0f} s"
         return ""

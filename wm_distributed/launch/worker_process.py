@@ -31,6 +31,7 @@ def make_pulse(
     stats: Mapping[str, float],
     *,
     busy_seconds: float = 0.0,
+    ready: bool = True,
     counts: Mapping[str, int] | None = None,
 ) -> Pulse:
     """This process's pulse: its own values, and those of the machine."""
@@ -38,6 +39,7 @@ def make_pulse(
         node=socket.gethostname(),
         pid=os.getpid(),
         busy_seconds=busy_seconds,
+        ready=ready,
         stats={**stats, **process_stats()},
         counts=counts or {},
     )

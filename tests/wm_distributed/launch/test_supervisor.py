@@ -183,3 +183,26 @@ def test_a_process_that_came_back_by_itself_counts_as_restarted() -> None:
     assert told == [{"env_steps": 5}]
     bench.team.poll()
     assert len(told) == 1
+
+
+def test_a_process_works_only_once_it_is_ready_and_has_limited_time_for_that() -> None:
+    bench = Bench(start_seconds=50.0)
+    bench.process().answer = Pulse(node="here", pid=1, ready=False)
+    bench.team.poll()
+    assert bench.team.statuses()[0].health == "starting"
+    assert 50.0 <= bench.poll_until(lambda: bench.process().killed, 1.0) <= 51.1
+
+
+def test_the_duration_of_a_recovery_lasts_until_the_successor_is_ready() -> None:
+    bench = Bench(backoff_seconds=1.0)
+    told: list[object] = []
+    bench.team.on_restart = told.append
+    pause = bench.die()
+    bench.process().answer = Pulse(node="here", pid=1, ready=False)
+    bench.now += 4.0
+    bench.team.poll()
+    assert not told
+    bench.process().answer = Pulse(node="here", pid=1)
+    bench.team.poll()
+    assert len(told) == 1
+    assert bench.team.recovery_seconds == pytest.approx(pause + 4.0)
