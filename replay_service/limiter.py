@@ -4,6 +4,7 @@ With ``balance = ratio · env_steps − trained_steps`` since training began, th
 ``|balance| <= band``: an insert of m steps waits while it would raise the balance above the band, a
 sample of n steps while it would lower it below −band. Both sides would wait for each other if
 ``2 · band < n + ratio · m``, so the band is widened to half of that for the largest n and m seen.
+Only the insert that completes ``min_size`` may raise the balance further.
 
 Until ``min_size`` environment steps were counted, samples wait and inserts do not, and these steps
 count for nothing: they are no debt that training would have to catch up with.
