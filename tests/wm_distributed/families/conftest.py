@@ -56,7 +56,7 @@ def random_steps(env_spaces: EnvSpaces, num_envs: int, num_steps: int) -> list[E
     return steps
 
 
-def collect(policy: Policy, steps: list[EnvStep]) -> TensorBatch:
+def collect_batch(policy: Policy, steps: list[EnvStep]) -> TensorBatch:
     """What an actor stores of these steps, as one batch with a context of one step."""
     state = policy.initial_state(len(steps[0].is_first))
     rows = []
@@ -82,8 +82,8 @@ def make_steps() -> Callable[[EnvSpaces, int, int], list[EnvStep]]:
 
 
 @pytest.fixture
-def make_batch() -> Callable[[Policy, list[EnvStep]], TensorBatch]:
-    return collect
+def collect() -> Callable[[Policy, list[EnvStep]], TensorBatch]:
+    return collect_batch
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from wm_distributed.families import FAMILIES, load_family
 from wm_distributed.types import ActMode, EnvStep, TensorBatch, Weights
 
 MakeSteps = Callable[[EnvSpaces, int, int], list[EnvStep]]
-MakeBatch = Callable[[Policy, list[EnvStep]], TensorBatch]
+Collect = Callable[[Policy, list[EnvStep]], TensorBatch]
 
 
 @dataclasses.dataclass
@@ -60,7 +60,7 @@ def case(
     env_spaces: EnvSpaces,
     context: TrainContext,
     make_steps: MakeSteps,
-    make_batch: MakeBatch,
+    collect: Collect,
 ) -> Case:
     family = load_family(request.param)
     config = family.presets[f"{family.name}-debug"]().model
@@ -68,7 +68,7 @@ def case(
     assert family.build_policy is not None
     assert data is not None
     steps = make_steps(env_spaces, data.batch_size, data.context + data.length)
-    batch = make_batch(family.build_policy(config, env_spaces, 0), steps)
+    batch = collect(family.build_policy(config, env_spaces, 0), steps)
     return Case(family, config, env_spaces, context, steps, batch)
 
 

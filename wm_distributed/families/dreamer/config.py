@@ -83,9 +83,7 @@ class BehaviorConfig:
     entropy: float = 3e-4
     """Weight of the actor's entropy."""
     slow_rate: float = 0.02
-    """Share of the critic in its slow copy at each update."""
-    slow_regularizer: float = 1.0
-    """Weight of the critic's loss towards its slow copy."""
+    """Share of the critic in its slow copy at each update; the critic also learns towards it."""
 
     @property
     def gamma(self) -> float:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from wm_distributed.api import Report
 from wm_distributed.families.dreamer import losses
-from wm_distributed.families.dreamer.config import DreamerConfig
 from wm_distributed.families.dreamer.losses import Steps
 from wm_distributed.families.dreamer.model import DreamerModel
 from wm_distributed.types import Array, TensorBatch
@@ -42,7 +41,8 @@ class _OpenLoop:
     """``bool (B, T - seen)``: whether an unseen step still belongs to the episode that was seen."""
 
 
-def open_loop_report(model: DreamerModel, config: DreamerConfig, batch: TensorBatch) -> Report:
+@torch.no_grad()
+def open_loop_report(model: DreamerModel, batch: TensorBatch) -> Report:
     """Figures and pictures for a batch; changes nothing, and equal batches give equal reports."""
     steps = losses.trained_steps(model, batch)
     generator = torch.Generator(steps.reward.device).manual_seed(0)

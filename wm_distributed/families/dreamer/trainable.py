@@ -84,8 +84,7 @@ class DreamerTrainable:
         return total, posterior, {**named, **metrics, **figures, "loss": total.detach()}
 
     def report(self, phase: str, batch: TensorBatch) -> Report:
-        with torch.no_grad():
-            return open_loop_report(self.model, self.config, batch)
+        return open_loop_report(self.model, batch)
 
     def policy_weights(self) -> Array:
         return pack_weights(self.model.acting.state_dict())
