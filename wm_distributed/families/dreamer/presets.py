@@ -66,9 +66,12 @@ def catch() -> RunConfig[DreamerConfig]:
         model=replace(
             run.model,
             net=replace(run.model.net, depth=8, depth_multiples=(2, 3, 4)),
-            behavior=BehaviorConfig(entropy=3e-3),
+            # Less, and the actor decides before the world model has seen the ball.
+            behavior=BehaviorConfig(entropy=2e-2),
         ),
         env=EnvConfig(id="toy/catch", image_size=32),
+        actors=ActorConfig(num_actors=2, envs_per_actor=4, chunk_steps=16),
+        replay=replace(run.replay, ratio=32.0),
         eval=EvalConfig(every_env_steps=5_000, episodes=50, final_episodes=200, envs=10),
         stop=StopConfig(env_steps=None, wall_seconds=1_800.0, eval_return=0.95),
     )
