@@ -144,10 +144,11 @@ class RayShard:
         return RayPending(self._actor.insert.remote(chunks), f"{self._name}, insert")
 
     def sample(self, request: SampleRequest) -> Pending[Sequences]:
+        what = f"{self._name}, sample of table {request.table!r}"
         if self._is_near:
             ref = self._actor.locate.remote(request)
-            return _MappedPending(RayPending(ref, f"{self._name}, sample"), self._map)
-        return RayPending(self._actor.sample.remote(request), f"{self._name}, sample")
+            return _MappedPending(RayPending(ref, what), self._map)
+        return RayPending(self._actor.sample.remote(request), what)
 
     def _map(self, located: Located) -> Sequences:
         """The located sequences; none of them, this once, if the shard is on another machine."""
