@@ -163,11 +163,11 @@ def _check_answers(address: str) -> None:
             f"no Ray cluster answers at {address!r} within {_ANSWER_SECONDS:.0f} s: {advice}"
         ) from None
     if answer.returncode:
-        lines = answer.stderr.strip().splitlines()
-        raise ConfigError(
-            f"no healthy Ray cluster at {address!r} ({lines[-1] if lines else 'no reason given'}): "
-            f"{advice}"
-        )
+        reason = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
+        if "AuthenticationError" in reason:
+            reason = "it asks for a token"
+            advice = "copy its ~/.ray/auth_token to this machine and set RAY_AUTH_MODE=token"
+        raise ConfigError(f"no Ray cluster to join at {address!r} ({reason}): {advice}")
 
 
 def _check_port(address: str, advice: str) -> None:

@@ -41,5 +41,5 @@ def test_a_port_where_no_cluster_answers_is_refused_within_its_time(
 
 def test_auto_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ConfigError, match=r"no healthy Ray cluster at 'auto'.*Could not find any"):
+    with pytest.raises(ConfigError, match=r"no Ray cluster to join at 'auto'.*Could not find any"):
         RayCluster("auto").start()
