@@ -39,7 +39,10 @@ def test_a_port_where_no_cluster_answers_is_refused_within_its_time(
         RayCluster(f"127.0.0.1:{port}").start()
 
 
-def test_auto_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ConfigError, match=r"no Ray cluster to join at 'auto'.*Could not find any"):
+def test_auto_takes_the_address_from_the_environment_and_does_not_wait_for_it_either(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "_ANSWER_SECONDS", 4.0)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listener.getsockname()[1]}")
+    with pytest.raises(ConfigError, match="no Ray cluster answers at 'auto' within 4"):
         RayCluster("auto").start()
