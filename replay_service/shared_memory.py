@@ -36,13 +36,13 @@ class MemoryMap:
         path: The anonymous file, seen from any process of this machine.
         token: The file's first bytes.
         num_bytes: Its size.
-        arrays: Offset, shape and dtype by name.
+        arrays: Offset, shape and dtype by name; it travels with every answer, so it is plain.
     """
 
     path: str
     token: bytes
     num_bytes: int
-    arrays: dict[str, tuple[int, tuple[int, ...], np.dtype[np.generic]]]
+    arrays: dict[str, tuple[int, tuple[int, ...], str]]
 
 
 class SharedArrays:
@@ -58,7 +58,7 @@ class SharedArrays:
         placed = {}
         for name, (shape, dtype) in shapes.items():
             offset = _next_page(offset) + _PAGE_OFFSET
-            placed[name] = (offset, shape, dtype)
+            placed[name] = (offset, shape, dtype.str)
             offset += dtype.itemsize * int(np.prod(shape))
         num_bytes = _next_page(offset)
         descriptor = os.memfd_create("replay")
@@ -88,7 +88,7 @@ def open_shared(described: MemoryMap) -> Columns | None:
 
 def _views(buffer: mmap.mmap, described: MemoryMap) -> Columns:
     return {
-        name: np.ndarray(shape, dtype, buffer, offset)
+        name: np.ndarray(shape, np.dtype(dtype), buffer, offset)
         for name, (offset, shape, dtype) in described.arrays.items()
     }
 

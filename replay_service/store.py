@@ -18,6 +18,7 @@ from wm_distributed.types import Columns
 
 GENERATIONS = "blocks/generations"
 WRITES = "blocks/writes"
+_MAX_ROWS = 2**31 - 1  # the indices hold rows as int32
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def affordable_steps(
     """
     tables = sum(Table.bytes_per_step(spec) for spec in specs)
     step_bytes = bytes_per_step(layout) + Blocks.BYTES_PER_STEP + tables
-    capacity = capacity_steps
+    capacity = min(capacity_steps, _MAX_ROWS)
     if capacity_bytes is not None:
         capacity = min(capacity, int(capacity_bytes / step_bytes))
     sequence = max(spec.context + spec.length for spec in specs)
