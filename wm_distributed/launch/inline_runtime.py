@@ -26,12 +26,7 @@ from wm_distributed.api import DataSpec
 from wm_distributed.collective import Collective
 from wm_distributed.errors import ConfigError, DeadlineError
 from wm_distributed.launch.aggregate import aggregate
-from wm_distributed.launch.evaluation import (
-    FINAL,
-    evaluate_agent,
-    evaluate_random,
-    evaluation_stats,
-)
+from wm_distributed.launch.evaluation import FINAL, Evaluator
 from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.plan import RESUMED, Plan, choose_device, seed_rank, use_threads
 from wm_distributed.launch.runtime import (
@@ -89,7 +84,7 @@ class InlineRuntime:
         self._learner: Learner | None = None
         self._loops: list[EnvLoop] = []
         self._turns: Iterator[None] = iter(())
-        self._evaluation: Evaluation | None = None
+        self._evaluator = Evaluator(plan)
         self._began_at = 0
         self._began = time.monotonic()
 
@@ -122,7 +117,7 @@ class InlineRuntime:
 
     def evaluate_final(self, episodes: int) -> FinalEvaluation:
         agent = self._evaluate(FINAL, episodes, video=True)
-        return FinalEvaluation(agent, evaluate_random(self._plan, FINAL, episodes))
+        return FinalEvaluation(agent, self._evaluator.random(FINAL, episodes))
 
     def stop(self, *, checkpoint: bool) -> None:
         learner, self._learner = self._learner, None
@@ -199,8 +194,8 @@ class InlineRuntime:
     def _evaluate(self, number: int, episodes: int, *, video: bool = False) -> Evaluation:
         weights = self._server.fetch(0)
         assert weights is not None, "the learner publishes when it starts"
-        self._evaluation = evaluation = evaluate_agent(
-            self._plan, weights, number, episodes, env_steps=self._env_steps, video=video
+        evaluation = self._evaluator.agent(
+            weights, number, episodes, env_steps=self._env_steps, video=video
         )
         if self._learner is not None and number != FINAL:
             self._learner.request_checkpoint(evaluation.return_mean)
@@ -238,8 +233,7 @@ class InlineRuntime:
         stats += [("actor", index, loop.stats()) for index, loop in enumerate(self._loops)]
         stats += [("shard", index, shard.stats()) for index, shard in enumerate(self._shards)]
         stats += [("limiter", 0, self._limiter.stats()), ("server", 0, self._server.stats())]
-        if self._evaluation is not None:
-            stats.append(("evaluator", 0, evaluation_stats(self._evaluation)))
+        stats.append(("evaluator", 0, self._evaluator.stats()))
         for role, index, values in stats:
             yield ProcessStatus(
                 role=role,

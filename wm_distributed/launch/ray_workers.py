@@ -27,6 +27,7 @@ from wm_distributed.types import Weights
 
 if TYPE_CHECKING:
     from actors.env_loop import EnvLoop
+    from wm_distributed.launch.evaluation import Evaluator
     from wm_distributed.launch.plan import Plan
 
 _HOLD_SECONDS = 5.0  # after which a held actor looks whether it should stop
@@ -150,30 +151,32 @@ class EvaluatorWorker:
         log_to(log)
         self._plan = plan
         self._weights = RayWeightsSource(services.server)
-        self._stats: dict[str, float] = {}
+        self._evaluator: Evaluator | None = None
 
     @ray.method(concurrency_group="work")
     def evaluate(
         self, number: int, episodes: int, env_steps: int, video: bool = False
     ) -> Evaluation:
         """Plays with the newest weights."""
-        from wm_distributed.launch.evaluation import evaluate_agent, evaluation_stats
-
-        configure_threads(1)
         weights = self._weights.wait(_WEIGHTS_SECONDS)
-        evaluation = evaluate_agent(
-            self._plan, weights, number, episodes, env_steps=env_steps, video=video
-        )
-        self._stats = evaluation_stats(evaluation)
-        return evaluation
+        return self._ready().agent(weights, number, episodes, env_steps=env_steps, video=video)
 
     @ray.method(concurrency_group="work")
     def evaluate_random(self, number: int, episodes: int) -> Evaluation:
         """Plays at random."""
-        from wm_distributed.launch.evaluation import evaluate_random
-
-        return evaluate_random(self._plan, number, episodes)
+        return self._ready().random(number, episodes)
 
     @ray.method(concurrency_group="watch")
     def pulse(self) -> Pulse:
-        return make_pulse(self._stats)
+        evaluator = self._evaluator
+        if evaluator is None:
+            return make_pulse({})
+        return make_pulse(evaluator.stats(), busy_seconds=evaluator.busy_seconds)
+
+    def _ready(self) -> Evaluator:
+        from wm_distributed.launch.evaluation import Evaluator
+
+        if self._evaluator is None:
+            configure_threads(1)
+            self._evaluator = Evaluator(self._plan)
+        return self._evaluator
