@@ -1,0 +1,119 @@
+"""DreamerV3's train steps at the published batch, beside what the machine can multiply.
+
+The bound is what the floating-point operations of one step would take as one large matrix product,
+in float32, on the same threads. A step never reaches it: it is made of small products, and of
+passes over memory that count no operation.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch.utils.flop_counter import FlopCounterMode
+
+from wm_distributed.api import EnvSpaces, TrainContext
+from wm_distributed.collective import Collective
+from wm_distributed.families.dreamer.config import DreamerConfig
+from wm_distributed.families.dreamer.presets import NETS
+from wm_distributed.families.dreamer.trainable import DreamerTrainable
+from wm_distributed.launch.bench import BenchResult
+from wm_distributed.threads import configure_threads
+from wm_distributed.types import TensorBatch
+
+_ACTIONS = spaces.Box(-1.0, 1.0, (6,), np.float32)
+_SPACES = {
+    "vectors": EnvSpaces({"vector": spaces.Box(-np.inf, np.inf, (24,), np.float32)}, _ACTIONS),
+    "pixels": EnvSpaces({"image": spaces.Box(0, 255, (64, 64, 3), np.uint8)}, _ACTIONS),
+}
+_STEPS, _MATRIX = 3, 2048
+
+
+def run() -> list[BenchResult]:
+    """Train steps a second by size, observations and precision, without a replay to wait for."""
+    threads = os.cpu_count() or 1
+    configure_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rate = _operations_per_second(device)
+    note = f"B16×T64, {torch.cuda.get_device_name() if device == 'cuda' else f'{threads} threads'}"
+    return [
+        _measure(size, obs, precision, device, rate, note)
+        for size in ("1m", "12m")
+        for obs in _SPACES
+        for precision in ("float32", "bfloat16")
+    ]
+
+
+def _measure(
+    size: str, obs: str, precision: str, device: str, rate: float, note: str
+) -> BenchResult:
+    config = DreamerConfig(net=NETS[size])
+    context = TrainContext(
+        device=device,
+        precision="bfloat16" if precision == "bfloat16" else "float32",
+        compile=False,
+        seed=0,
+        collective=Collective(),
+    )
+    trainable = DreamerTrainable(config, _SPACES[obs], context)
+    batch = synthetic_batch(config, _SPACES[obs], device)
+
+    def step() -> None:
+        trainable.train_step("agent", None, batch)
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    step()
+    seconds = statistics.median(_timed(step, device) for _ in range(_STEPS))
+    return BenchResult(
+        name=f"{size} from {obs}, {precision}",
+        value=1.0 / seconds,
+        unit="train steps/s",
+        reference=rate / counter.get_total_flops(),
+        reference_name="its operations as one product",
+        note=f"{note}; {1000 * seconds:.0f} ms a step",
+    )
+
+
+def synthetic_batch(config: DreamerConfig, env_spaces: EnvSpaces, device: str) -> TensorBatch:
+    """Random data in the columns of a sampled batch, with one step of context."""
+    shape = (config.batch_size, config.batch_length + 1)
+    columns: dict[str, torch.Tensor] = {}
+    for key, space in env_spaces.obs.items():
+        full = (*shape, *space.shape)
+        image = space.dtype == np.uint8
+        columns[f"obs/{key}"] = (
+            torch.randint(0, 256, full, dtype=torch.uint8) if image else torch.randn(full)
+        )
+    actions = env_spaces.action.shape
+    assert actions is not None
+    columns["action"] = torch.rand(*shape, *actions) * 2 - 1
+    columns["reward"] = torch.rand(shape)
+    for name in ("is_first", "is_last", "is_terminal"):
+        columns[name] = torch.zeros(shape, dtype=torch.bool)
+    net = config.net
+    columns["latent/deter"] = torch.zeros(*shape, net.deter, dtype=torch.float16)
+    columns["latent/stoch"] = torch.zeros(*shape, net.stoch, dtype=torch.uint8)
+    return TensorBatch({name: column.to(device) for name, column in columns.items()}, context=1)
+
+
+def _operations_per_second(device: str) -> float:
+    """Floating-point operations a second of a large float32 matrix product."""
+    matrix = torch.randn(_MATRIX, _MATRIX, device=device)
+    out = torch.empty_like(matrix)
+    seconds = min(_timed(lambda: torch.mm(matrix, matrix, out=out), device) for _ in range(_STEPS))
+    return 2.0 * _MATRIX**3 / seconds
+
+
+def _timed(function: Callable[[], object], device: str) -> float:
+    """Seconds of one call, until the device has done what it was given."""
+    begin = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
