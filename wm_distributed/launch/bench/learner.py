@@ -11,11 +11,13 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from wm_distributed.api import EnvSpaces, TrainContext
 from wm_distributed.collective import Collective
@@ -66,7 +68,7 @@ def _measure(
     def step() -> None:
         trainable.train_step("agent", None, batch)
 
-    with FlopCounterMode(display=False) as counter:
+    with _OperationCounter() as counter:
         step()
     step()
     seconds = statistics.median(_timed(step, device) for _ in range(_STEPS))
@@ -74,7 +76,7 @@ def _measure(
         name=f"{size} from {obs}, {precision}",
         value=1.0 / seconds,
         unit="train steps/s",
-        reference=rate / counter.get_total_flops(),
+        reference=rate / counter.total,
         reference_name="its operations as one product",
         note=f"{note}; {1000 * seconds:.0f} ms a step",
     )
@@ -100,6 +102,25 @@ def synthetic_batch(config: DreamerConfig, env_spaces: EnvSpaces, device: str) -
     columns["latent/deter"] = torch.zeros(*shape, net.deter, dtype=torch.float16)
     columns["latent/stoch"] = torch.zeros(*shape, net.stoch, dtype=torch.uint8)
     return TensorBatch({name: column.to(device) for name, column in columns.items()}, context=1)
+
+
+class _OperationCounter(TorchDispatchMode):
+    """Counts the floating-point operations of matrix products and convolutions.
+
+    Torch's own ``FlopCounterMode`` follows modules as well, and cannot where they run without
+    gradients on parameters that have some.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def _operations_per_second(device: str) -> float:
