@@ -104,7 +104,7 @@ def synthetic_batch(config: DreamerConfig, env_spaces: EnvSpaces, device: str) -
     return TensorBatch({name: column.to(device) for name, column in columns.items()}, context=1)
 
 
-class _OperationCounter(TorchDispatchMode):
+class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the floating-point operations of matrix products and convolutions.
 
     Torch's own ``FlopCounterMode`` follows modules as well, and cannot where they run without
@@ -112,7 +112,7 @@ class _OperationCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
