@@ -7,7 +7,7 @@ parameters are one tensor ``(…, P)``, and random numbers come from outside, as
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from wm_distributed.ops.categorical import sample_one_hot
 
 _INITIAL_SCALE = 0.01
 _MIN_STD, _MAX_STD = 0.1, 1.0
+_MEAN_LIMIT, _FIRST_STD = 5.0, 5.0
+_ALMOST_ONE = 1.0 - 1e-6
 
 
 class ActionHead(Protocol):
@@ -28,6 +30,8 @@ class ActionHead(Protocol):
 
     num_params: int
     """Network outputs that it is made of."""
+    is_continuous: bool
+    """Whether actions are vectors within [−1, 1]."""
 
     def noise(self, *shape: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
         """Random numbers for :meth:`sample` of parameters ``(*shape, P)``."""
@@ -57,6 +61,7 @@ class DiscreteHead:
     def __init__(self, num_actions: int) -> None:
         """Sets A."""
         self.num_params = self._num_actions = num_actions
+        self.is_continuous = False
 
     def noise(self, *shape: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
         return torch.rand(*shape, 1, device=device, generator=generator)
@@ -94,6 +99,7 @@ class BoundedNormalHead:
         """Sets A."""
         self._action_size = action_size
         self.num_params = 2 * action_size
+        self.is_continuous = True
 
     def noise(self, *shape: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
         return torch.randn(*shape, self._action_size, device=device, generator=generator)
@@ -125,11 +131,42 @@ class BoundedNormalHead:
         return mean.tanh(), (_MAX_STD - _MIN_STD) * torch.sigmoid(std + 2.0) + _MIN_STD
 
 
-def build_action_head(space: ActionSpace) -> ActionHead:
+class TanhNormalHead(BoundedNormalHead):
+    """Normal distribution squashed by tanh; samples are differentiable.
+
+    Source: Hafner et al., "Dream to Control" (2020) and its code, with the mode of the underlying
+        normal distribution instead of the likeliest of 100 samples.
+    """
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        return super().sample(params, noise).tanh()
+
+    def mode(self, params: Tensor) -> Tensor:
+        return super().mode(params).tanh()
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        inside = action.clamp(-_ALMOST_ONE, _ALMOST_ONE)
+        slope = (1.0 - inside.square()).log().sum(-1)
+        return super().log_prob(params, inside.atanh()) - slope
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """Entropy before squashing, which has no closed form after it."""
+        return super().entropy(params)
+
+    def _mean_std(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = params.float().chunk(2, dim=-1)
+        first = math.log(math.expm1(_FIRST_STD))
+        return _MEAN_LIMIT * (mean / _MEAN_LIMIT).tanh(), F.softplus(std + first) + 1e-4
+
+
+def build_action_head(
+    space: ActionSpace, continuous: Literal["bounded_normal", "tanh_normal"] = "bounded_normal"
+) -> ActionHead:
     """The distribution for a space."""
     if isinstance(space, spaces.Discrete):
         return DiscreteHead(int(space.n))
-    return BoundedNormalHead(math.prod(space.shape))
+    head = TanhNormalHead if continuous == "tanh_normal" else BoundedNormalHead
+    return head(math.prod(space.shape))
 
 
 def action_size(space: ActionSpace) -> int:

@@ -1,7 +1,8 @@
-"""Scalar predictions from features: two-hot rewards and values, and continuation."""
+"""Scalar predictions from features: rewards, values, continuation."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from wm_distributed.nets.config import ActName, NormName
@@ -35,6 +36,32 @@ class TwoHotHead(nn.Module):
     def loss(self, logits: Tensor, *targets: Tensor) -> Tensor:
         """Cross-entropies ``(…)`` towards each of ``targets`` ``(…)``, summed."""
         return two_hot_loss(logits, self.bins, *targets)
+
+
+class NormalHead(nn.Module):
+    """Normal distribution of a scalar, with standard deviation 1."""
+
+    def __init__(
+        self, num_in: int, units: int, num_layers: int, norm: NormName, act: ActName
+    ) -> None:
+        """Builds the head."""
+        super().__init__()
+        self.mlp = MLP(num_in, units, num_layers, norm, act)
+        self.out = Linear(units, 1)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """Means ``(…)`` of features ``(…, num_in)``."""
+        mean: Tensor = self.out(self.mlp(feat))
+        return mean.squeeze(-1).float()
+
+    def mean(self, mean: Tensor) -> Tensor:
+        """Means ``(…)``."""
+        return mean
+
+    def loss(self, mean: Tensor, *targets: Tensor) -> Tensor:
+        """Negative log-likelihoods ``(…)`` of ``targets`` ``(…)``, summed, up to a constant."""
+        squares = [0.5 * (mean - target.detach()).square() for target in targets]
+        return torch.stack(squares).sum(0)
 
 
 class BinaryHead(nn.Module):

@@ -63,10 +63,15 @@ def from_index(index: Tensor, num_classes: int) -> Tensor:
 
 
 def categorical_kl(probs: Tensor, other: Tensor) -> Tensor:
-    """``KL(probs || other)`` ``(…)``, summed over the S variables. All probabilities positive."""
-    return (probs * (probs.log() - other.log())).sum((CLASS_DIM, -1))
+    """``KL(probs || other)`` ``(…)``, summed over the S variables."""
+    return (probs * (_log(probs) - _log(other))).sum((CLASS_DIM, -1))
 
 
 def categorical_entropy(probs: Tensor) -> Tensor:
-    """Entropies ``(…)`` in nats, summed over the S variables. All probabilities positive."""
-    return -(probs * probs.log()).sum((CLASS_DIM, -1))
+    """Entropies ``(…)`` in nats, summed over the S variables."""
+    return -(probs * _log(probs)).sum((CLASS_DIM, -1))
+
+
+def _log(probs: Tensor) -> Tensor:
+    """Logarithms; a probability that is zero to float32 counts as 1e-30."""
+    return probs.clamp_min(1e-30).log()

@@ -9,6 +9,7 @@ from wm_distributed.nets.actors import (
     Actor,
     BoundedNormalHead,
     DiscreteHead,
+    TanhNormalHead,
     action_size,
     build_action_head,
 )
@@ -20,6 +21,8 @@ def test_spaces_choose_the_distribution() -> None:
     box = spaces.Box(-1.0, 1.0, (3,), np.float32)
     assert isinstance(build_action_head(spaces.Discrete(4)), DiscreteHead)
     assert isinstance(build_action_head(box), BoundedNormalHead)
+    assert type(build_action_head(box)) is BoundedNormalHead
+    assert type(build_action_head(box, "tanh_normal")) is TanhNormalHead
     assert action_size(spaces.Discrete(4)) == 4
     assert action_size(box) == 3
 
@@ -71,3 +74,26 @@ def test_continuous_actions_are_clipped_for_the_environment_alone() -> None:
     action = torch.tensor([[1.5, -0.25]])
     assert head.to_env(action).tolist() == [[1.0, -0.25]]
     assert head.from_env(action).tolist() == [[1.5, -0.25]]
+
+
+def test_squashed_figures_equal_those_of_torch_distributions() -> None:
+    head, params = TanhNormalHead(3), 0.1 * torch.randn(6, 6)
+    mean = 5.0 * (params[:, :3] / 5.0).tanh()
+    std = torch.nn.functional.softplus(params[:, 3:] + math.log(math.expm1(5.0))) + 1e-4
+    squashed = torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(mean, std), torch.distributions.TanhTransform()
+    )
+    reference = torch.distributions.Independent(squashed, 1)
+    action = head.sample(params, 0.1 * head.noise(6, device=CPU, generator=None))
+    assert action.abs().max() < 1.0
+    torch.testing.assert_close(
+        head.log_prob(params, action), reference.log_prob(action), rtol=1e-3, atol=1e-3
+    )
+    assert torch.equal(head.mode(params), mean.tanh())
+
+
+def test_a_squashed_sample_carries_the_gradient_of_its_parameters() -> None:
+    head, params = TanhNormalHead(2), torch.zeros(1, 4, requires_grad=True)
+    head.sample(params, torch.full((1, 2), 0.1)).sum().backward()
+    assert params.grad is not None
+    assert (params.grad.abs() > 0).all()

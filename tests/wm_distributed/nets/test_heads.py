@@ -1,6 +1,8 @@
+import math
+
 import torch
 
-from wm_distributed.nets.heads import BinaryHead, TwoHotHead
+from wm_distributed.nets.heads import BinaryHead, NormalHead, TwoHotHead
 
 
 def test_a_new_two_hot_head_predicts_exactly_zero() -> None:
@@ -28,3 +30,16 @@ def test_the_bins_are_not_part_of_the_state() -> None:
 
 def test_a_binary_head_gives_one_logit() -> None:
     assert BinaryHead(6, 8, 1, "rms", "silu")(torch.randn(3, 4, 6)).shape == (3, 4)
+
+
+def test_a_normal_head_s_loss_is_its_negative_log_likelihood() -> None:
+    head = NormalHead(6, 8, 1, "none", "elu")
+    mean = head(torch.randn(3, 4, 6))
+    assert torch.equal(head.mean(mean), mean)
+    first, second = torch.randn(2, 3, 4)
+    constant = 0.5 * math.log(2.0 * math.pi)
+    expected = [
+        -torch.distributions.Normal(mean, 1.0).log_prob(target) - constant
+        for target in (first, second)
+    ]
+    torch.testing.assert_close(head.loss(mean, first, second), sum(expected))

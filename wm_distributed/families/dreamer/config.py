@@ -14,6 +14,8 @@ from wm_distributed.nets.config import ActName, NormName, OptimConfig
 class NetConfig:
     """Sizes of the networks."""
 
+    cell: Literal["block_gru", "norm_gru", "gru"] = "block_gru"
+    """Recurrent cell: of V3, V2 and V1."""
     deter: int = 8192
     """Size of the deterministic recurrent state."""
     hidden: int = 1024
@@ -28,6 +30,8 @@ class NetConfig:
     """Channels of the image networks, times the multiples below."""
     depth_multiples: tuple[int, ...] = (2, 3, 4, 4)
     """One convolutional stage each, from high to low resolution; every stage halves it."""
+    prior_layers: int = 2
+    """Layers between the recurrent state and the prior."""
     units: int = 1024
     """Units of the perceptrons."""
     vector_layers: int = 3
@@ -40,8 +44,12 @@ class NetConfig:
     """Layers of the actor."""
     critic_layers: int = 3
     """Layers of the critic."""
+    scalar: Literal["two_hot", "normal"] = "two_hot"
+    """Distribution of rewards and values; normal has the standard deviation 1."""
     bins: int = 255
-    """Bins of the two-hot reward and value distributions, an odd number."""
+    """Bins of the two-hot distributions, an odd number."""
+    actor: Literal["bounded_normal", "tanh_normal"] = "bounded_normal"
+    """Distribution of continuous actions."""
     norm: NormName = "rms"
     """Normalisation of the layers."""
     act: ActName = "silu"
@@ -64,6 +72,10 @@ class LossConfig:
     """Weight of the KL that trains the posterior towards the prior."""
     free_nats: float = 1.0
     """KL below which neither is trained, summed over the latent variables."""
+    free_nats_of_mean: bool = False
+    """Compare with the mean KL of the batch (V1, V2) instead of each step's (V3)."""
+    squash_reward: bool = False
+    """Predict tanh of the reward."""
     unimix: float = 0.01
     """Share of the uniform distribution in categorical latents."""
     replay_value: float = 0.3
@@ -82,13 +94,30 @@ class BehaviorConfig:
     """λ of the λ-returns."""
     entropy: float = 3e-4
     """Weight of the actor's entropy."""
+    actor_gradient: Literal["reinforce", "dynamics"] = "reinforce"
+    """Learn from the advantage of sampled actions, or through the dynamics from the returns."""
+    normalize_returns: bool = True
+    """Divide advantages by the range of returns."""
     slow_rate: float = 0.02
-    """Share of the critic in its slow copy at each update; the critic also learns towards it."""
+    """Share of the critic in its slow copy at each update of the copy."""
+    slow_every: int = 1
+    """Train steps between updates of the slow copy."""
+    slow_target: bool = False
+    """Returns bootstrap from the slow critic; otherwise the critic also learns towards it."""
+    exploration_noise: float = 0.0
+    """Standard deviation of the noise added to continuous actions in training."""
+    eval_action: Literal["sample", "mode"] = "sample"
+    """Actions in evaluation: drawn as in training, or the likeliest."""
 
     @property
     def gamma(self) -> float:
         """Discount of a step."""
         return 1.0 - 1.0 / self.gamma_horizon
+
+    @property
+    def through_dynamics(self) -> bool:
+        """Whether the actor learns through the dynamics."""
+        return self.actor_gradient == "dynamics"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +131,11 @@ class DreamerConfig:
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
     """Actor and critic."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """Optimiser of all networks."""
+    """Optimiser of all networks that have none of their own."""
+    actor_optim: OptimConfig | None = None
+    """Optimiser of the actor; none: with the others."""
+    critic_optim: OptimConfig | None = None
+    """Optimiser of the critic; none: with the others."""
     latent: Literal["categorical", "gaussian"] = "categorical"
     """Distribution of the stochastic latent variables."""
     batch_size: int = 16

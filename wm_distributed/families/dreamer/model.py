@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from wm_distributed.api import EnvSpaces
 from wm_distributed.errors import ConfigError
-from wm_distributed.families.dreamer.config import DreamerConfig
+from wm_distributed.families.dreamer.config import DreamerConfig, NetConfig
 from wm_distributed.families.dreamer.rssm import RSSM
 from wm_distributed.nets.actors import Actor, action_size, build_action_head
 from wm_distributed.nets.decoder import Decoder
 from wm_distributed.nets.encoder import Encoder, ObsLayout
-from wm_distributed.nets.heads import BinaryHead, TwoHotHead
+from wm_distributed.nets.heads import BinaryHead, NormalHead, TwoHotHead
 
 
 class ActingModel(nn.Module):
@@ -35,7 +37,7 @@ class ActingModel(nn.Module):
         )
         self.rssm = RSSM(config, self.encoder.embed_size, action_size(env_spaces.action))
         self.feat_size = self.rssm.deter_size + self.rssm.stoch_size
-        head = build_action_head(env_spaces.action)
+        head = build_action_head(env_spaces.action, net.actor)
         self.actor = Actor(head, self.feat_size, net.units, net.actor_layers, net.norm, net.act)
 
 
@@ -59,14 +61,28 @@ class DreamerModel(nn.Module):
             norm=net.norm,
             act=net.act,
         )
-        self.reward = TwoHotHead(
-            feat_size, net.units, net.reward_layers, net.bins, net.norm, net.act
-        )
+        self.reward = _scalar_head(net, feat_size, net.reward_layers)
         self.cont = BinaryHead(feat_size, net.units, net.cont_layers, net.norm, net.act)
-        self.critic = TwoHotHead(
-            feat_size, net.units, net.critic_layers, net.bins, net.norm, net.act
-        )
+        self.critic = _scalar_head(net, feat_size, net.critic_layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+
+    def world_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the world model: of all but actor and critics."""
+        acting = self.acting
+        modules = (acting.encoder, acting.rssm, self.decoder, self.reward, self.cont)
+        return [param for module in modules for param in module.parameters()]
+
+    @contextmanager
+    def frozen_world(self) -> Iterator[None]:
+        """Gradients pass through world model and critic without stopping there."""
+        frozen = [*self.world_parameters(), *self.critic.parameters()]
+        for param in frozen:
+            param.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for param in frozen:
+                param.requires_grad_(True)
 
     @torch.no_grad()
     def update_slow_critic(self, rate: float) -> None:
@@ -74,6 +90,12 @@ class DreamerModel(nn.Module):
         slow: list[Tensor] = list(self.slow_critic.parameters())
         fast: list[Tensor] = list(self.critic.parameters())
         torch._foreach_lerp_(slow, fast, rate)
+
+
+def _scalar_head(net: NetConfig, feat_size: int, num_layers: int) -> TwoHotHead | NormalHead:
+    if net.scalar == "normal":
+        return NormalHead(feat_size, net.units, num_layers, net.norm, net.act)
+    return TwoHotHead(feat_size, net.units, num_layers, net.bins, net.norm, net.act)
 
 
 def image_depths(config: DreamerConfig) -> list[int]:

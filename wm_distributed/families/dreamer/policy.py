@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wm_distributed.api import EnvSpaces
 from wm_distributed.families.dreamer.config import DreamerConfig
-from wm_distributed.families.dreamer.losses import DETER, STOCH
+from wm_distributed.families.dreamer.inputs import DETER, STOCH
 from wm_distributed.families.dreamer.model import ActingModel
 from wm_distributed.types import ActMode, Array, Columns, EnvStep, Weights
 from wm_distributed.weights import unpack_weights
@@ -66,12 +66,25 @@ class DreamerPolicy:
         )
         deter, stoch = posterior.deter[:, 0], posterior.stoch[:, 0]
         params = actor(torch.cat([deter, stoch], dim=-1))
-        action = actor.head.sample(params, actor.head.noise(num_envs, **source))
+        action = self._choose(params, mode)
         extras = {
             DETER: deter.to(torch.float16).numpy(),
             STOCH: rssm.latent.to_replay(stoch).numpy(),
         }
         return actor.head.to_env(action).numpy(), PolicyState(deter, stoch, action), extras
+
+    def _choose(self, params: Tensor, mode: ActMode) -> Tensor:
+        """Actions ``(N, A)`` from the actor's parameters ``(N, P)``."""
+        behavior, head = self._config.behavior, self._model.actor.head
+        if mode == "eval" and behavior.eval_action == "mode":
+            return head.mode(params)
+        noise = head.noise(len(params), device=params.device, generator=self._generator)
+        action = head.sample(params, noise)
+        if mode == "train" and behavior.exploration_noise and head.is_continuous:
+            action += behavior.exploration_noise * torch.randn(
+                action.shape, generator=self._generator
+            )
+        return action
 
     def load_weights(self, weights: Weights) -> None:
         unpack_weights(weights.buffer, self._model.state_dict())

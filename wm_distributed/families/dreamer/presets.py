@@ -18,7 +18,12 @@ from wm_distributed.config import (
     RunConfig,
     StopConfig,
 )
-from wm_distributed.families.dreamer.config import BehaviorConfig, DreamerConfig, NetConfig
+from wm_distributed.families.dreamer.config import (
+    BehaviorConfig,
+    DreamerConfig,
+    LossConfig,
+    NetConfig,
+)
 from wm_distributed.nets.config import OptimConfig
 
 NETS: dict[str, NetConfig] = {
@@ -35,6 +40,10 @@ NETS: dict[str, NetConfig] = {
 }
 """Published sizes by name. Source: the table of model sizes in Hafner et al., "Mastering Diverse
 Control Tasks through World Models" (Nature 2025), with the values of the authors' current code."""
+
+
+_GPU_LEARNER = LearnerConfig(publish_every_steps=10, checkpoint_every_seconds=900.0)
+_PUBLISHED_ACTORS = ActorConfig(num_actors=4, envs_per_actor=4, chunk_steps=64)
 
 
 def cartpole() -> RunConfig[DreamerConfig]:
@@ -192,14 +201,144 @@ def car_racing() -> RunConfig[DreamerConfig]:
     )
 
 
-_GPU_LEARNER = LearnerConfig(publish_every_steps=10, checkpoint_every_seconds=900.0)
-_PUBLISHED_ACTORS = ActorConfig(num_actors=4, envs_per_actor=4, chunk_steps=64)
+def v1_dmc_vision() -> RunConfig[DreamerConfig]:
+    """Dreamer V1 on DeepMind Control from pixels: gradients through Gaussian latents.
+
+    Source: Hafner et al., "Dream to Control: Learning Behaviors by Latent Imagination" (ICLR 2020),
+        appendix A, and its code. Different here: the image networks are V3's, with V1's depths;
+        sequences start from the replayed state; 100 updates a 1000 frames come evenly.
+    """
+    run = dmc_vision()
+    optim = _adam(8e-5, eps=1e-7)
+    model = DreamerConfig(
+        net=NetConfig(
+            cell="gru",
+            deter=200,
+            hidden=200,
+            stoch=30,
+            prior_layers=1,
+            depth=32,
+            depth_multiples=(1, 2, 4, 8),
+            units=400,
+            reward_layers=2,
+            cont_layers=3,
+            actor_layers=4,
+            critic_layers=3,
+            scalar="normal",
+            actor="tanh_normal",
+            norm="none",
+            act="elu",
+        ),
+        latent="gaussian",
+        loss=LossConfig(
+            reconstruction=0.5,
+            representation=1.0,
+            free_nats=3.0,
+            free_nats_of_mean=True,
+            replay_value=0.0,
+        ),
+        behavior=BehaviorConfig(
+            gamma_horizon=100.0,
+            entropy=0.0,
+            actor_gradient="dynamics",
+            normalize_returns=False,
+            exploration_noise=0.3,
+            eval_action="mode",
+        ),
+        optim=_adam(6e-4, eps=1e-7),
+        actor_optim=optim,
+        critic_optim=optim,
+        batch_size=50,
+        batch_length=50,
+    )
+    return replace(
+        run,
+        preset="dreamer-v1-dmc-vision",
+        model=model,
+        env=replace(run.env, action_repeat=2),
+        actors=ActorConfig(num_actors=1, envs_per_actor=1),
+        replay=replace(run.replay, min_size=2_500, ratio=500.0),
+        stop=StopConfig(env_steps=2_500_000),
+    )
+
+
+def v2_atari() -> RunConfig[DreamerConfig]:
+    """Dreamer V2 on Atari: discrete latents, KL balancing, a slow target critic.
+
+    Source: Hafner et al., "Mastering Atari with Discrete World Models" (ICLR 2021), appendix D,
+        and its code. Different here: the image networks are V3's, with V2's depths; sequences
+        start from the replayed state and do not prefer the ends of episodes; colour images.
+    """
+    run = atari()
+    model = DreamerConfig(
+        net=NetConfig(
+            cell="norm_gru",
+            deter=600,
+            hidden=600,
+            stoch=32,
+            classes=32,
+            prior_layers=1,
+            depth=48,
+            depth_multiples=(1, 2, 4, 8),
+            units=400,
+            reward_layers=4,
+            cont_layers=4,
+            actor_layers=4,
+            critic_layers=4,
+            scalar="normal",
+            norm="none",
+            act="elu",
+        ),
+        loss=LossConfig(
+            cont=5.0,
+            dynamics=0.1 * 0.8,
+            representation=0.1 * 0.2,
+            free_nats=0.0,
+            unimix=0.0,
+            squash_reward=True,
+            replay_value=0.0,
+        ),
+        behavior=BehaviorConfig(
+            gamma_horizon=1_000.0,
+            entropy=1e-3,
+            normalize_returns=False,
+            slow_rate=1.0,
+            slow_every=100,
+            slow_target=True,
+            eval_action="mode",
+        ),
+        optim=_adam(2e-4, eps=1e-5, decay=1e-6),
+        actor_optim=_adam(4e-5, eps=1e-5, decay=1e-6),
+        critic_optim=_adam(1e-4, eps=1e-5, decay=1e-6),
+        batch_length=50,
+    )
+    return replace(
+        run,
+        preset="dreamer-v2-atari",
+        model=model,
+        env=replace(run.env, image_size=64, max_episode_steps=27_000),
+        actors=ActorConfig(num_actors=1, envs_per_actor=1),
+        replay=replace(run.replay, capacity_steps=2_000_000, min_size=50_000, ratio=50.0),
+    )
 
 
 def _published(size: str, ratio: float) -> DreamerConfig:
     """The published agent; every step is trained on once while it is fresh."""
     fresh = 1.0 / ratio
     return DreamerConfig(net=NETS[size], selector=SelectorSpec(uniform=1.0 - fresh, fresh=fresh))
+
+
+def _adam(lr: float, *, eps: float, decay: float = 0.0) -> OptimConfig:
+    """Adam as V1 and V2 use it; ``decay`` is the share of the weights lost at each step."""
+    return OptimConfig(
+        kind="adam",
+        lr=lr,
+        warmup_steps=0,
+        eps=eps,
+        agc=None,
+        clip_norm=100.0,
+        weight_decay=decay / lr,
+    )
 
 
 PRESETS = {
@@ -211,4 +350,6 @@ PRESETS = {
     "dreamer-dmc-proprio": dmc_proprio,
     "dreamer-dmc-vision": dmc_vision,
     "dreamer-car-racing": car_racing,
+    "dreamer-v1-dmc-vision": v1_dmc_vision,
+    "dreamer-v2-atari": v2_atari,
 }

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from wm_distributed.api import Report
-from wm_distributed.families.dreamer import losses
-from wm_distributed.families.dreamer.losses import Steps
+from wm_distributed.families.dreamer.config import DreamerConfig
+from wm_distributed.families.dreamer.inputs import Steps, trained_steps
 from wm_distributed.families.dreamer.model import DreamerModel
+from wm_distributed.families.dreamer.world_model import observe
 from wm_distributed.types import Array, TensorBatch
 
 _SEEN_STEPS = 5
@@ -42,9 +43,9 @@ class _OpenLoop:
 
 
 @torch.no_grad()
-def open_loop_report(model: DreamerModel, batch: TensorBatch) -> Report:
+def open_loop_report(model: DreamerModel, config: DreamerConfig, batch: TensorBatch) -> Report:
     """Figures and pictures for a batch; changes nothing, and equal batches give equal reports."""
-    steps = losses.trained_steps(model, batch)
+    steps = trained_steps(model.acting, config, batch)
     generator = torch.Generator(steps.reward.device).manual_seed(0)
     loop, scalars = _open_loop(model, steps, generator)
     scalars |= _returns(loop, steps)
@@ -66,7 +67,7 @@ def _open_loop(
     noise = rssm.latent.noise(
         num_sequences, num_steps, device=steps.reward.device, generator=generator
     )
-    posterior = losses.observe(model, steps, noise)
+    posterior = observe(model.acting, steps, noise)
     deter, stoch = posterior.deter[:, seen - 1], posterior.stoch[:, seen - 1]
     deters = list(posterior.deter[:, :seen].unbind(1))
     stochs = list(posterior.stoch[:, :seen].unbind(1))

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from wm_distributed.api import SimulatedStep
-from wm_distributed.families.dreamer import losses
 from wm_distributed.families.dreamer.config import DreamerConfig
+from wm_distributed.families.dreamer.inputs import trained_steps
 from wm_distributed.families.dreamer.model import DreamerModel
+from wm_distributed.families.dreamer.world_model import observe
 from wm_distributed.types import TensorBatch
 
 
@@ -30,13 +31,13 @@ class DreamerSimulator:
         """Shares the model's parameters; random numbers come from ``seed``."""
         self._model = model
         self._config = config
-        self._device = model.reward.bins.device
+        self._device = model.reward.out.weight.device
         self._generator = torch.Generator(self._device).manual_seed(seed)
 
     @torch.no_grad()
     def start(self, context: TensorBatch) -> SimulatorState:
-        steps = losses.trained_steps(self._model, context)
-        posterior = losses.observe(self._model, steps, self._noise(*steps.reward.shape))
+        steps = trained_steps(self._model.acting, self._config, context)
+        posterior = observe(self._model.acting, steps, self._noise(*steps.reward.shape))
         return SimulatorState(posterior.deter[:, -1], posterior.stoch[:, -1])
 
     @torch.no_grad()

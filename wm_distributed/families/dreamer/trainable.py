@@ -1,4 +1,4 @@
-"""Trains a Dreamer: one optimiser step on world model, actor and critic a batch."""
+"""Trains a Dreamer: one step on world model, actor and critic for each batch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wm_distributed.api import EnvSpaces, Report, TrainContext, TrainOutput
 from wm_distributed.errors import CheckpointError
-from wm_distributed.families.dreamer import losses
+from wm_distributed.families.dreamer import behavior, world_model
 from wm_distributed.families.dreamer.config import DreamerConfig
-from wm_distributed.families.dreamer.losses import DETER, STOCH, Noise
+from wm_distributed.families.dreamer.inputs import (
+    DETER,
+    STOCH,
+    Noise,
+    draw_noise,
+    trained_steps,
+)
 from wm_distributed.families.dreamer.model import DreamerModel, check_spaces
 from wm_distributed.families.dreamer.report import open_loop_report
 from wm_distributed.families.dreamer.rssm import Posterior
+from wm_distributed.nets.config import OptimConfig
 from wm_distributed.nets.optim import FlatOptimizer
 from wm_distributed.ops.normalize import PercentileScale
 from wm_distributed.types import IS_FIRST, Array, TensorBatch
@@ -23,7 +30,7 @@ from wm_distributed.weights import pack_weights
 
 
 class DreamerTrainable:
-    """World model, actor and critic with their optimiser, on one device."""
+    """World model, actor and critic with their optimisers, on one device."""
 
     def __init__(self, config: DreamerConfig, env_spaces: EnvSpaces, context: TrainContext) -> None:
         """Builds the networks; equal seeds give equal parameters on all ranks.
@@ -38,27 +45,35 @@ class DreamerTrainable:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             self.model = DreamerModel(config, env_spaces).to(self._device)
-        trained = [param for param in self.model.parameters() if param.requires_grad]
-        self._optimizer = FlatOptimizer(trained, config.optim, context.collective)
+        self._optimizers = {
+            name: FlatOptimizer(params, optim, context.collective)
+            for name, (params, optim) in _parameter_groups(self.model, config).items()
+        }
         self._return_scale = PercentileScale(context.collective).to(self._device)
         self._generator = torch.Generator(self._device)
         self._generator.manual_seed(context.seed * 1_000_003 + context.collective.rank)
+        self._train_steps = 0
 
     def init_train(self, phase: str, batch_size: int) -> None:
         """Nothing: each sequence starts from the state that replay stored with it."""
         return None
 
     def train_step(self, phase: str, carry: None, batch: TensorBatch) -> tuple[None, TrainOutput]:
-        noise = self._draw_noise(*batch.columns[IS_FIRST][:, 1:].shape)
-        self._optimizer.zero_grad()
+        acting, config = self.model.acting, self.config
+        shape = batch.columns[IS_FIRST][:, 1:].shape
+        noise = draw_noise(acting, config, shape, self._device, self._generator)
+        for optimizer in self._optimizers.values():
+            optimizer.zero_grad()
         loss, posterior, metrics = self._loss(batch, noise)
         loss.backward()  # type: ignore[no-untyped-call]
-        metrics |= self._optimizer.step()
-        self.model.update_slow_critic(self.config.behavior.slow_rate)
-        latent = self.model.acting.rssm.latent
+        for name, optimizer in self._optimizers.items():
+            metrics |= {f"{name}_{key}": value for key, value in optimizer.step().items()}
+        self._train_steps += 1
+        if self._train_steps % config.behavior.slow_every == 0:
+            self.model.update_slow_critic(config.behavior.slow_rate)
         update = {
             DETER: posterior.deter.detach().to(torch.float16),
-            STOCH: latent.to_replay(posterior.stoch.detach()),
+            STOCH: acting.rssm.latent.to_replay(posterior.stoch.detach()),
         }
         return None, TrainOutput(metrics=metrics, update=update)
 
@@ -66,36 +81,39 @@ class DreamerTrainable:
         self, batch: TensorBatch, noise: Noise
     ) -> tuple[Tensor, Posterior, dict[str, Tensor]]:
         model, config = self.model, self.config
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._low_precision):
-            steps = losses.trained_steps(model, batch)
-            posterior = losses.observe(model, steps, noise.posterior)
-            terms, metrics = losses.world_model_losses(model, config, steps, posterior)
-            rollout = losses.imagine(model, posterior, noise)
-            behavior, returns, figures = losses.actor_critic_losses(
+        low_precision = self._context.precision == "bfloat16"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=low_precision):
+            steps = trained_steps(model.acting, config, batch)
+            posterior = world_model.observe(model.acting, steps, noise.posterior)
+            terms, metrics = world_model.world_model_losses(model, config, steps, posterior)
+            rollout = behavior.imagine(model, config, posterior, noise)
+            imagined, returns, figures = behavior.actor_critic_losses(
                 model, config, rollout, self._return_scale
             )
-            start_returns = returns[:, 0].reshape(steps.reward.shape)
-            terms |= behavior
-            terms["replay_value"] = losses.replay_value_loss(
-                model, config, steps, posterior, start_returns
-            )
+            terms |= imagined
+            if config.loss.replay_value:
+                terms["replay_value"] = behavior.replay_value_loss(
+                    model, config, steps, posterior, returns[:, 0].reshape(steps.reward.shape)
+                )
         total = torch.stack(list(terms.values())).sum()
         named = {f"loss_{name}": term.detach() for name, term in terms.items()}
         return total, posterior, {**named, **metrics, **figures, "loss": total.detach()}
 
     def report(self, phase: str, batch: TensorBatch) -> Report:
-        return open_loop_report(self.model, batch)
+        return open_loop_report(self.model, self.config, batch)
 
     def policy_weights(self) -> Array:
         return pack_weights(self.model.acting.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
+        optimizers = self._optimizers.items()
         return {
             "family": "dreamer",
             "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers},
             "return_scale": self._return_scale.state_dict(),
             "generator": self._generator.get_state(),
+            "train_steps": self._train_steps,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -103,28 +121,33 @@ class DreamerTrainable:
             raise CheckpointError(
                 f"expected a checkpoint of family 'dreamer', got {state.get('family')!r}"
             )
-        check_same_shapes(self.model.state_dict(), state["model"])
+        _check_same_shapes(self.model.state_dict(), state["model"])
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
         self._return_scale.load_state_dict(state["return_scale"])
         self._generator.set_state(state["generator"])
-
-    @property
-    def _low_precision(self) -> bool:
-        return self._context.precision == "bfloat16"
-
-    def _draw_noise(self, num_sequences: int, num_steps: int) -> Noise:
-        latent, head = self.model.acting.rssm.latent, self.model.acting.actor.head
-        imagined = (self.config.behavior.horizon, num_sequences * num_steps)
-        source: dict[str, Any] = {"device": self._device, "generator": self._generator}
-        return Noise(
-            posterior=latent.noise(num_sequences, num_steps, **source),
-            prior=latent.noise(*imagined, **source),
-            action=head.noise(*imagined, **source),
-        )
+        self._train_steps = state["train_steps"]
 
 
-def check_same_shapes(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+def _parameter_groups(
+    model: DreamerModel, config: DreamerConfig
+) -> dict[str, tuple[list[nn.Parameter], OptimConfig]]:
+    """What each optimiser trains, by its name."""
+    groups = {"model": (model.world_parameters(), config.optim)}
+    own = {
+        "actor": (list(model.acting.actor.parameters()), config.actor_optim),
+        "critic": (list(model.critic.parameters()), config.critic_optim),
+    }
+    for name, (params, optim) in own.items():
+        if optim is None:
+            groups["model"][0].extend(params)
+        else:
+            groups[name] = (params, optim)
+    return groups
+
+
+def _check_same_shapes(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
     """Refuses parameters of another size.
 
     Raises:

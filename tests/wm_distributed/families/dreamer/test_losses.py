@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from wm_distributed.api import EnvSpaces
 from wm_distributed.collective import Collective
-from wm_distributed.families.dreamer import losses
+from wm_distributed.families.dreamer import behavior, world_model
+from wm_distributed.families.dreamer.behavior import Rollout
 from wm_distributed.families.dreamer.config import DreamerConfig, LossConfig
-from wm_distributed.families.dreamer.losses import Noise, Rollout, Steps
+from wm_distributed.families.dreamer.inputs import Noise, Steps, trained_steps
 from wm_distributed.families.dreamer.model import DreamerModel
 from wm_distributed.families.dreamer.presets import debug
 from wm_distributed.families.dreamer.rssm import Posterior
@@ -33,12 +34,12 @@ def forward(
     model: DreamerModel, config: DreamerConfig, batch: TensorBatch
 ) -> tuple[Steps, Posterior, Rollout]:
     noise = draw_noise(model, config)
-    steps = losses.trained_steps(model, batch)
-    posterior = losses.observe(model, steps, noise.posterior)
-    return steps, posterior, losses.imagine(model, posterior, noise)
+    steps = trained_steps(model.acting, config, batch)
+    posterior = world_model.observe(model.acting, steps, noise.posterior)
+    return steps, posterior, behavior.imagine(model, config, posterior, noise)
 
 
-def scale() -> PercentileScale:
+def new_scale() -> PercentileScale:
     return PercentileScale(Collective())
 
 
@@ -53,9 +54,9 @@ def reached(loss: Tensor, modules: Iterable[nn.Module]) -> list[bool]:
 
 
 def test_actions_are_shifted_to_the_observations_that_they_led_to(
-    model: DreamerModel, batch: TensorBatch
+    model: DreamerModel, config: DreamerConfig, batch: TensorBatch
 ) -> None:
-    steps = losses.trained_steps(model, batch)
+    steps = trained_steps(model.acting, config, batch)
     assert torch.equal(steps.prev_action.argmax(-1), batch.columns["action"][:, :-1].long())
     assert torch.equal(steps.reward, batch.columns["reward"][:, 1:])
     assert torch.equal(steps.deter, batch.columns["latent/deter"][:, 0].float())
@@ -104,8 +105,8 @@ def reward_error(env_spaces: EnvSpaces, *, shift: int) -> float:
             "latent/deter": torch.zeros(*shape, config.net.deter),
             "latent/stoch": torch.zeros(*shape, config.net.stoch, dtype=torch.uint8),
         }
-        steps = losses.trained_steps(model, TensorBatch(columns, 1))
-        posterior = losses.observe(model, steps, draw_noise(model, config).posterior)
+        steps = trained_steps(model.acting, config, TensorBatch(columns, 1))
+        posterior = world_model.observe(model.acting, steps, draw_noise(model, config).posterior)
         logits = model.reward(posterior.feat)
         optimizer.zero_grad()
         model.reward.loss(logits, steps.reward).mean().backward()
@@ -127,8 +128,8 @@ def test_kl_losses_equal_hand_worked_numbers_and_directions(model: DreamerModel)
     latent = model.acting.rssm.latent
     posterior = latent.dist(3.0 * torch.randn(2, 5, latent.raw_size)).requires_grad_()
     prior = latent.dist(3.0 * torch.randn(2, 5, latent.raw_size)).requires_grad_()
-    dynamics, representation, metrics = losses.kl_losses(
-        model, LossConfig(free_nats=1.0), posterior, prior
+    dynamics, representation, metrics = world_model.kl_losses(
+        model.acting.rssm.latent, LossConfig(free_nats=1.0), posterior, prior
     )
     summed = (posterior * (posterior / prior).log()).sum((-1, -2))
     torch.testing.assert_close(dynamics, summed.clamp_min(1.0).mean())
@@ -143,7 +144,8 @@ def test_below_the_free_nats_nothing_is_trained(model: DreamerModel) -> None:
     raw = torch.randn(2, 5, latent.raw_size)
     posterior = latent.dist(raw).requires_grad_()
     prior = latent.dist(raw + 0.01 * torch.randn_like(raw)).requires_grad_()
-    dynamics, _, metrics = losses.kl_losses(model, LossConfig(free_nats=1.0), posterior, prior)
+    scale = LossConfig(free_nats=1.0)
+    dynamics, _, metrics = world_model.kl_losses(latent, scale, posterior, prior)
     assert 0.0 < metrics["kl"].item() < 1.0
     assert dynamics.item() == 1.0
     assert torch.autograd.grad(dynamics, prior)[0].abs().sum() == 0.0
@@ -154,7 +156,7 @@ def test_the_continuation_learns_the_discount(
 ) -> None:
     batch.columns["is_terminal"][0, 3] = True
     steps, posterior, _ = forward(model, config, batch)
-    terms, _ = losses.world_model_losses(model, config, steps, posterior)
+    terms, _ = world_model.world_model_losses(model, config, steps, posterior)
     prob = model.cont(posterior.feat).sigmoid()
     target = torch.full((3, 6), 1.0 - 1.0 / 333.0)
     target[0, 2] = 0.0
@@ -166,7 +168,7 @@ def test_the_world_model_loss_trains_the_world_model_alone(
     model: DreamerModel, config: DreamerConfig, batch: TensorBatch
 ) -> None:
     steps, posterior, _ = forward(model, config, batch)
-    terms, _ = losses.world_model_losses(model, config, steps, posterior)
+    terms, _ = world_model.world_model_losses(model, config, steps, posterior)
     acting = model.acting
     world = [acting.encoder, acting.rssm, model.decoder, model.reward, model.cont]
     total = torch.stack(list(terms.values())).sum()
@@ -181,7 +183,7 @@ def test_the_imagined_losses_train_actor_and_critic_alone(
     model: DreamerModel, config: DreamerConfig, batch: TensorBatch
 ) -> None:
     _, _, rollout = forward(model, config, batch)
-    terms, _, _ = losses.actor_critic_losses(model, config, rollout, scale())
+    terms, _, _ = behavior.actor_critic_losses(model, config, rollout, new_scale())
     acting = model.acting
     world = [acting.encoder, acting.rssm, model.decoder, model.reward, model.cont]
     for loss in terms.values():
@@ -194,8 +196,8 @@ def test_the_replayed_values_train_the_critic_and_the_world_model(
     model: DreamerModel, config: DreamerConfig, batch: TensorBatch
 ) -> None:
     steps, posterior, rollout = forward(model, config, batch)
-    _, returns, _ = losses.actor_critic_losses(model, config, rollout, scale())
-    loss = losses.replay_value_loss(
+    _, returns, _ = behavior.actor_critic_losses(model, config, rollout, new_scale())
+    loss = behavior.replay_value_loss(
         model, config, steps, posterior, returns[:, 0].reshape(steps.reward.shape)
     )
     acting = model.acting
@@ -214,7 +216,7 @@ def test_replayed_returns_stop_at_ends_and_pay_nothing_after_a_true_one(
     steps, posterior, _ = forward(model, config, batch)
     model.critic.loss = lambda logits, *given: targets.append(given[0]) or logits.sum(-1)  # type: ignore[method-assign,func-returns-value]
     imagined = torch.full(steps.reward.shape, 10.0)
-    losses.replay_value_loss(model, config, steps, posterior, imagined)
+    behavior.replay_value_loss(model, config, steps, posterior, imagined)
     reward, gamma = steps.reward, 1.0 - 1.0 / 333.0
     assert targets[0][0, 2].item() == pytest.approx(reward[0, 3].item(), abs=1e-4)
     truncated = reward[1, 3].item() + gamma * 10.0
@@ -229,8 +231,8 @@ def test_actor_and_critic_losses_equal_a_naive_computation(
     model: DreamerModel, config: DreamerConfig, batch: TensorBatch
 ) -> None:
     _, _, rollout = forward(model, config, batch)
-    return_scale = scale()
-    terms, returns, _ = losses.actor_critic_losses(model, config, rollout, return_scale)
+    return_scale = new_scale()
+    terms, returns, _ = behavior.actor_critic_losses(model, config, rollout, return_scale)
     horizon, num = config.behavior.horizon, len(rollout.feats[0])
     assert len(rollout.feats) == horizon + 1
     feat = torch.stack(rollout.feats, dim=1)
@@ -271,4 +273,4 @@ def test_imagination_starts_at_every_replayed_state_and_follows_the_actor(
 def test_evaluating_time_by_time_equals_evaluating_at_once(model: DreamerModel) -> None:
     feats = list(torch.randn(4, 5, model.acting.feat_size).unbind())
     at_once = model.cont(torch.stack(feats, dim=1))
-    torch.testing.assert_close(losses.evaluate(model.cont, feats), at_once)
+    torch.testing.assert_close(behavior.evaluate(model.cont, feats), at_once)

@@ -81,7 +81,7 @@ def test_steps_of_the_next_episode_do_not_count() -> None:
 def test_a_report_compares_imagined_with_real_returns(
     config: DreamerConfig, batch: TensorBatch, env_spaces: EnvSpaces
 ) -> None:
-    scalars = open_loop_report(DreamerModel(config, env_spaces), batch).scalars
+    scalars = open_loop_report(DreamerModel(config, env_spaces), config, batch).scalars
     assert scalars["open_loop_return_imagined"] == 0.0  # a new reward head
     real = batch.columns["reward"][:, 6:].sum(1)
     assert scalars["open_loop_return_real"] == pytest.approx(real.mean().item(), rel=1e-4)

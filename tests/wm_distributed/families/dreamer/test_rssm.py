@@ -7,28 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wm_distributed.families.dreamer.config import DreamerConfig
-from wm_distributed.families.dreamer.rssm import RSSM, BlockGRU, Posterior
-
-
-def naive_gru(cell: BlockGRU, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
-    """One state, block after block, in the words of the paper's code."""
-    blocks, size = cell.gates.num_blocks, len(deter) // cell.gates.num_blocks
-    action = action / action.abs().clamp(min=1.0)
-    inputs = torch.cat([cell.deter_in(deter), cell.stoch_in(stoch), cell.action_in(action)])
-    hidden = torch.zeros_like(deter)
-    for block in range(blocks):
-        own = slice(block * size, (block + 1) * size)
-        hidden[own] = torch.cat([deter[own], inputs]) @ cell.weight[:, own] + cell.bias[own]
-    hidden = cell.norm_act(hidden)
-    new = torch.zeros_like(deter)
-    for block in range(blocks):
-        own = slice(block * size, (block + 1) * size)
-        gates = hidden[own] @ cell.gates.weight[block] + cell.gates.bias[block, 0]
-        reset, candidate, update = gates.chunk(3)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update - 1.0)
-        new[own] = update * candidate + (1.0 - update) * deter[own]
-    return new
+from wm_distributed.families.dreamer.rssm import RSSM, Posterior
 
 
 def rssm_and_inputs(config: DreamerConfig) -> tuple[RSSM, dict[str, Tensor]]:
@@ -45,30 +24,6 @@ def rssm_and_inputs(config: DreamerConfig) -> tuple[RSSM, dict[str, Tensor]]:
         "noise": torch.rand(batch, steps, config.net.stoch),
     }
     return rssm, inputs
-
-
-def test_the_cell_equals_a_naive_loop_over_its_blocks(config: DreamerConfig) -> None:
-    cell = rssm_and_inputs(config)[0].cell
-    deter, stoch, action = torch.randn(5, 16), torch.randn(5, 16), 2.0 * torch.randn(5, 2)
-    found = cell(deter, stoch, cell.project_action(action), cell.hidden_weights())
-    expected = [naive_gru(cell, *row) for row in zip(deter, stoch, action, strict=True)]
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
-
-
-def test_blocks_see_only_their_own_part_of_the_hidden_state(config: DreamerConfig) -> None:
-    cell = rssm_and_inputs(config)[0].cell
-    weights = cell.hidden_weights()
-    assert weights.own.shape == (4, 4, 4)
-    # Without the shared inputs, a change in one block of the state stays in that block.
-    torch.nn.init.zeros_(cell.deter_in[0].weight)
-    cell.norm_act = torch.nn.Identity()  # the norm would spread it
-    deter, stoch, action = torch.randn(1, 16), torch.randn(1, 16), torch.randn(1, 2)
-    changed = deter.clone()
-    changed[:, 4:8] += 1.0
-    before = cell(deter, stoch, cell.project_action(action), weights)
-    after = cell(changed, stoch, cell.project_action(action), weights)
-    moved = (before != after).view(4, 4).any(dim=1)
-    assert moved.tolist() == [False, True, False, False]
 
 
 def test_a_sequence_equals_its_steps_one_by_one(config: DreamerConfig) -> None:
@@ -134,12 +89,6 @@ def test_imagining_follows_the_prior(config: DreamerConfig) -> None:
     )
     torch.testing.assert_close(deter, observed.deter[:, 0], rtol=1e-4, atol=1e-5)
     assert torch.equal(stoch, rssm.latent.sample(rssm.prior_dist(deter), noise))
-
-
-def test_actions_beyond_one_count_as_one(config: DreamerConfig) -> None:
-    cell = rssm_and_inputs(config)[0].cell
-    far, near = torch.tensor([[7.0, -0.5]]), torch.tensor([[1.0, -0.5]])
-    assert torch.equal(cell.project_action(far), cell.project_action(near))
 
 
 def test_gradient_flows_back_through_time_into_every_parameter(config: DreamerConfig) -> None:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wm_distributed.families.dreamer import losses
 from wm_distributed.families.dreamer.config import DreamerConfig
+from wm_distributed.families.dreamer.inputs import trained_steps
 from wm_distributed.families.dreamer.model import DreamerModel
 from wm_distributed.families.dreamer.simulator import DreamerSimulator
+from wm_distributed.families.dreamer.world_model import observe
 from wm_distributed.types import TensorBatch
 
 
@@ -14,9 +15,9 @@ def test_it_starts_from_the_posterior_of_the_last_step(
     model: DreamerModel, config: DreamerConfig, batch: TensorBatch
 ) -> None:
     state = DreamerSimulator(model, config, seed=4).start(batch)
-    steps = losses.trained_steps(model, batch)
+    steps = trained_steps(model.acting, config, batch)
     noise = torch.rand(3, 6, config.net.stoch, generator=torch.Generator().manual_seed(4))
-    posterior = losses.observe(model, steps, noise)
+    posterior = observe(model.acting, steps, noise)
     torch.testing.assert_close(state.deter, posterior.deter[:, -1])
     assert torch.equal(state.stoch, posterior.stoch[:, -1])
 
