@@ -221,13 +221,14 @@ class RayTeams:
         return worker
 
     def _service(
-        self, role: Role, index: int, actor: Handle, pulse: Callable[[Any], Pulse]
+        self, role: Role, index: int, actor: Handle, pulse: Callable[[Any, Path | None], Pulse]
     ) -> Team:
         """A process that keeps its handle when Ray starts it again."""
+        log = self._log(role, index)
 
         def launch(incarnation: int) -> Sequence[Process]:
             def ask() -> ray.ObjectRef[Pulse]:
-                reference: ray.ObjectRef[Pulse] = actor.__ray_call__.remote(pulse)
+                reference: ray.ObjectRef[Pulse] = actor.__ray_call__.remote(pulse, log)
                 return reference
 
             return [RayProcess(actor, ask, revived_by_ray=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import logging
 import os
 import resource
@@ -45,21 +46,24 @@ def make_pulse(
     )
 
 
-def service_pulse(worker: Any) -> Pulse:
-    """The pulse of a Ray actor that has ``stats``; called inside it.
+def service_pulse(worker: Any, log: Path | None) -> Pulse:
+    """The pulse of a Ray actor that has ``stats``; called inside it, where it also begins to log.
 
     It stands in this module because Ray imports the module there: a shard is not to load torch.
     """
+    log_to(log)
     return make_pulse(worker.stats())
 
 
-def limiter_pulse(worker: Any) -> Pulse:
+def limiter_pulse(worker: Any, log: Path | None) -> Pulse:
     """The pulse of the rate limiter's actor, with what it would have to be told after a restart."""
+    log_to(log)
     return make_pulse(worker.stats(), counts=worker.state_dict())
 
 
+@functools.cache
 def log_to(path: Path | None) -> None:
-    """Sends everything that this process logs, prints or dies of to a file.
+    """Sends everything that this process logs, prints or dies of to a file; once is enough.
 
     Args:
         path: The file, which is appended to; None leaves it to Ray's own logs.
