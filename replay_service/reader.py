@@ -23,7 +23,7 @@ from wm_distributed.api import DataSpec, Pending
 from wm_distributed.errors import ConfigError, DeadlineError, WorkerDiedError
 from wm_distributed.types import ReplayUpdate, SequenceBatch
 
-_MAX_UPDATES_IN_FLIGHT = 16
+_MAX_UPDATES_IN_FLIGHT = 8
 _POLL_SECONDS = 0.05
 
 _Answers = list[tuple[int, Pending[Sequences]]]  # from the shards of these numbers
@@ -80,8 +80,6 @@ class BatchReader:
         return builder.build()
 
     def update(self, update: ReplayUpdate) -> None:
-        while self._updates and self._updates[0][1].done():
-            self._settle_update()
         live = self._group.live()
         for index, part in split_update(update):
             if index in live:

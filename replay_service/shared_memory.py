@@ -54,13 +54,14 @@ class SharedArrays:
         Raises:
             OSError: The system has no anonymous files, or not that much memory.
         """
+        self.shapes = shapes
         offset = 0
         placed = {}
         for name, (shape, dtype) in shapes.items():
             offset = _next_page(offset) + _PAGE_OFFSET
             placed[name] = (offset, shape, dtype.str)
             offset += dtype.itemsize * int(np.prod(shape))
-        num_bytes = _next_page(offset)
+        num_bytes = _next_page(max(offset, _TOKEN_BYTES))
         descriptor = os.memfd_create("replay")
         weakref.finalize(self, os.close, descriptor)
         os.ftruncate(descriptor, num_bytes)

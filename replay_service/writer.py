@@ -12,6 +12,8 @@ from wm_distributed.api import Pending
 from wm_distributed.errors import WorkerDiedError
 from wm_distributed.types import SequenceChunk, StreamId
 
+_ASK_SECONDS = 0.1
+
 
 class ChunkWriter:
     """A :class:`~wm_distributed.api.ReplayWriter`. One thread calls it.
@@ -31,11 +33,11 @@ class ChunkWriter:
         self._group = group
         self._max_in_flight = max_in_flight
         self._timeout = timeout_seconds
+        self._asked = 0.0
         self._sent: deque[tuple[int, Pending[InsertReceipt]]] = deque()
 
     def insert(self, chunks: Sequence[SequenceChunk]) -> None:
-        while self._sent and self._sent[0][1].done():
-            self._settle()
+        self._settle_answered()
         live = self._group.wait_for_one(time.monotonic() + self._timeout)
         parts: dict[int, list[SequenceChunk]] = {}
         for chunk in chunks:
@@ -54,6 +56,13 @@ class ChunkWriter:
         number = stream.actor + stream.env
         home = number % len(self._group)
         return home if home in live else live[number % len(live)]
+
+    def _settle_answered(self) -> None:
+        """Notices errors soon, but not at every insert: over Ray asking costs as much as that."""
+        if time.monotonic() - self._asked > _ASK_SECONDS:
+            self._asked = time.monotonic()
+            while self._sent and self._sent[0][1].done():
+                self._settle()
 
     def _settle(self) -> None:
         """Waits for the oldest answer."""

@@ -132,6 +132,7 @@ def test_chunks_go_elsewhere_while_a_shard_is_down_and_home_when_it_is_back() ->
     feed(client, [0, 1], 2)
     shards[1].dead = True
     client.insert([chunk(1, 2)])  # lost: nobody knew
+    client.flush()
     feed(client, [0, 1], 2, first=3)
     assert {one.stream.env for one in shards[0].inserted} == {0, 1}
     shards[1].dead = False

@@ -1,8 +1,9 @@
 """Replay shards and the rate limiter as Ray actors, and the handles by which clients call them.
 
 A shard has one thread for each kind of call, so that neither a sample nor a write-back holds up an
-insert. A reader on the shard's machine is only told which rows it gets, and copies them from memory
-that both share; elsewhere the shard copies them and Ray carries them.
+insert. On the shard's machine the data do not go through Ray: a reader is only told which rows it
+gets, and copies them from memory that both share, as the shard does with a writer's large chunks.
+Elsewhere Ray carries them.
 
 The limiter has a thread for every caller that may wait in it. No call is retried by Ray: a retried
 insert would run twice, and a restarted actor has lost its state anyway.
@@ -12,17 +13,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import (
-    GetTimeoutError,
-    ObjectLostError,
-    RayActorError,
-    RayTaskError,
-    WorkerCrashedError,
-)
 
 from replay_service.limiter import ReplayRatioLimiter
 from replay_service.messages import (
@@ -35,45 +29,15 @@ from replay_service.messages import (
 )
 from replay_service.shard import ReplayShard
 from replay_service.shared_rings import SharedReply, SharedRings
+from replay_service.staging import Staged, StagedReader
 from wm_distributed.api import DataSpec, Pending
-from wm_distributed.errors import DeadlineError, WorkerDiedError
+from wm_distributed.launch.ray_pending import RayPending
+from wm_distributed.launch.ray_staging import StagedInserts
 from wm_distributed.types import SequenceChunk
 
-T = TypeVar("T")
 _NO_ROWS = np.zeros((0, 0), np.int64)
 _ANSWER_SECONDS = 30.0  # beyond the time that a call may wait in the limiter
 _remote: Any = ray.remote  # its declared types lack concurrency_groups
-
-
-class RayPending(Generic[T]):
-    """The answer to a Ray call. Its arrays are read-only and hold Ray's shared memory."""
-
-    def __init__(self, ref: ray.ObjectRef[T], what: str, grace_seconds: float = 0.0) -> None:
-        """Wraps a reference.
-
-        Args:
-            ref: Ray's reference of the answer.
-            what: Callee and call, for errors.
-            grace_seconds: Added to every wait, for a call that has a deadline of its own.
-        """
-        self._ref = ref
-        self._what = what
-        self._grace = grace_seconds
-
-    def done(self) -> bool:
-        ready, _ = ray.wait([self._ref], timeout=0)
-        return bool(ready)
-
-    def result(self, timeout_seconds: float) -> T:
-        timeout = timeout_seconds + self._grace
-        try:
-            return ray.get(self._ref, timeout=timeout)
-        except GetTimeoutError:
-            raise DeadlineError(f"{self._what}: no answer in {timeout:.1f} s") from None
-        except RayTaskError as error:  # raised by the call itself: pass on what it raised
-            raise error.cause from error
-        except (RayActorError, ObjectLostError, WorkerCrashedError) as error:
-            raise WorkerDiedError(f"{self._what}: {error}") from error
 
 
 class _ShardActor:
@@ -83,10 +47,17 @@ class _ShardActor:
         # Another epoch in each life: addresses from before a restart are then stale.
         epoch = secrets.randbits(20)
         self._shard = ReplayShard(specs, capacity_steps, epoch=epoch, shared=True, **options)
+        self._staged = StagedReader()
 
     @ray.method(concurrency_group="insert")
     def insert(self, chunks: Sequence[SequenceChunk]) -> InsertReceipt:
         return self._shard.insert(chunks)
+
+    @ray.method(concurrency_group="insert")
+    def insert_staged(self, staged: Staged) -> InsertReceipt | None:
+        """Inserts what lies in the sender's memory; None if that is on another machine."""
+        chunks = self._staged.chunks(staged)
+        return None if chunks is None else self._shard.insert(chunks)
 
     @ray.method(concurrency_group="sample")
     def sample(self, request: SampleRequest) -> SampleReply:
@@ -134,6 +105,7 @@ class RayShard:
         self._actor = actor
         self._index = index
         self._name = f"replay shard {index}"
+        self._staged = StagedInserts(actor, self._name)
         self._rings: SharedRings | None = None
         self._is_near = True  # until its memory cannot be mapped
 
@@ -141,6 +113,8 @@ class RayShard:
         return RayShard, (self._actor, self._index)
 
     def insert(self, chunks: Sequence[SequenceChunk]) -> Pending[InsertReceipt]:
+        if (staged := self._staged.insert(chunks)) is not None:
+            return staged
         return RayPending(self._actor.insert.remote(chunks), f"{self._name}, insert")
 
     def sample(self, request: SampleRequest) -> Pending[Sequences]:

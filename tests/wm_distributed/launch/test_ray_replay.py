@@ -95,6 +95,38 @@ def test_near_shards_share_their_memory_and_far_ones_send_copies(shards: list[Ra
     assert answer.columns["number"].shape == (3, 5)
 
 
+def test_large_chunks_are_staged_once_the_shard_has_said_that_it_can_read_them() -> None:
+    shard = RayShard(create_shard([SPEC], 10_000, ray_options=OPTIONS), 0)
+    kinds: list[str] = []
+    while kinds.count("_StagedPending") < 20:  # more than there are areas: they are used again
+        assert len(kinds) < 500
+        pending = shard.insert([chunk(0, len(kinds))])
+        kinds.append(type(pending).__name__)
+        assert pending.result(SECONDS).stored_steps == 10
+    assert kinds[0] == "RayPending"
+    stats = shard.stats().result(SECONDS)
+    assert (stats["replay/stream_gaps"], stats["replay/duplicate_chunks"]) == (0, 0)
+    client = ReplayClient([shard], SPEC, timeout_seconds=SECONDS)
+    for _ in range(10):
+        batch = client.sample()
+        numbers = batch.columns["number"]
+        assert (np.diff(numbers, axis=1) == 1).all()
+        images = batch.columns["obs/image"]
+        assert (images == numbers.astype(np.uint8)[..., None, None, None]).all()
+
+
+def test_a_shard_that_cannot_read_a_staged_chunk_counts_as_down() -> None:
+    shard = RayShard(create_shard([SPEC], 10_000, ray_options=OPTIONS), 0)
+    shard._staged._is_near = True  # as it was before the shard moved to another machine
+    staged = shard.insert([chunk(0, 0)])
+    staged.result(SECONDS)
+    area = shard._staged._areas._free[0]
+    object.__setattr__(area.map, "token", bytes(16))
+    with pytest.raises(WorkerDiedError, match="replay shard 0, insert: the shard has moved"):
+        shard.insert([chunk(0, 1)]).result(SECONDS)
+    assert shard.insert([chunk(0, 2)]).result(SECONDS).stored_steps == 10
+
+
 def test_a_shards_errors_come_back_as_themselves(shards: list[RayShard]) -> None:
     with pytest.raises(ReplayError, match="no table 'other'"):
         shards[0].sample(SampleRequest("other", Picks(uniform=1))).result(SECONDS)
