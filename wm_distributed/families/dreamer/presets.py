@@ -107,7 +107,13 @@ def debug() -> RunConfig[DreamerConfig]:
     return replace(
         run,
         preset="dreamer-debug",
-        model=replace(run.model, net=net, batch_size=4, batch_length=8),
+        model=replace(
+            run.model,
+            net=net,
+            optim=replace(run.model.optim, lr=1e-3),
+            batch_size=4,
+            batch_length=8,
+        ),
         actors=ActorConfig(num_actors=1, envs_per_actor=2, chunk_steps=8),
         replay=ReplayConfig(num_shards=1, capacity_steps=10_000, min_size=100, ratio=8.0),
         stop=StopConfig(env_steps=2_000),
