@@ -1,3 +1,5 @@
+"""A shard against a slow model and under disturbance; long, as all of it uses the same streams."""
+
 import threading
 import time
 from collections import deque

@@ -35,6 +35,7 @@ _CHUNK_STEPS = 64
 _STEPS_PER_SECOND = 40_000
 _ROUNDS = 7
 _ROUND_SECONDS = 1.0
+_FILL_SECONDS = 2.0
 _FEW_STEPS = 10_000
 _MANY_STEPS = 10_000_000
 
@@ -62,8 +63,8 @@ def _through_ray() -> list[BenchResult]:
     remote: Any = ray.remote(_Writer)
     start_writer = remote.options(**options).remote
     writers = [start_writer(shards, number) for number in range(_NUM_WRITERS)]
-    rounds = [ray.get(_write(writers, seconds=2.0, steps_per_second=1e9)) for _ in range(4)]
-    at_full_speed = sum(rounds[-1])  # by then the rings are full
+    for _ in range(3):  # until the rings are full
+        at_full_speed = sum(ray.get(_write(writers, _FILL_SECONDS, 1e9)))
     client, copy = ReplayClient(shards, _SPEC, prefetch=_PREFETCH), _bare_copy()
     copying, sampling, meanwhile, inserting = [], [], [], []
     for _ in range(_ROUNDS):
