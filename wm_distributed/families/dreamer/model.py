@@ -66,6 +66,14 @@ class DreamerModel(nn.Module):
         self.critic = _scalar_head(net, feat_size, net.critic_layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
 
+    def compile_parts(self) -> None:
+        """Compiles the networks, not the loops over time: those would take minutes to compile."""
+        acting, rssm = self.acting, self.acting.rssm
+        recurrent = (rssm.cell, rssm.prior, rssm.posterior_out)
+        heads = (acting.actor, self.reward, self.cont, self.critic, self.slow_critic)
+        for module in (acting.encoder, *recurrent, self.decoder, *heads):
+            module.compile(dynamic=False)
+
     def world_parameters(self) -> list[nn.Parameter]:
         """Parameters of the world model: of all but actor and critics."""
         acting = self.acting

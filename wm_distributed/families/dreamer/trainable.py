@@ -45,6 +45,8 @@ class DreamerTrainable:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             self.model = DreamerModel(config, env_spaces).to(self._device)
+        if context.compile:
+            self.model.compile_parts()
         self._optimizers = {
             name: FlatOptimizer(params, optim, context.collective)
             for name, (params, optim) in _parameter_groups(self.model, config).items()

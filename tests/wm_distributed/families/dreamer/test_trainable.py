@@ -3,10 +3,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wm_distributed.api import EnvSpaces, TrainContext
 from wm_distributed.collective import Collective
@@ -102,6 +103,34 @@ def test_low_precision_computes_nearly_the_same_with_float32_parameters(
         figures.append(float(output.metrics["loss"]))
     assert figures[1] == pytest.approx(figures[0], rel=0.02)
     assert figures[1] != figures[0]
+
+
+@pytest.mark.slow  # traces some twenty graphs
+# Torch's compiler sets off warnings of torch itself.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_compiled_networks_compute_the_same(
+    env_spaces: EnvSpaces,
+    config: DreamerConfig,
+    batch: TensorBatch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = []
+
+    def trace(module: nn.Module, **options: Any) -> None:
+        """Traces as for the real compiler, which would take minutes, and runs the trace."""
+        compiled.append(module)
+        module._compiled_call_impl = torch.compile(
+            module._call_impl, backend="aot_eager", fullgraph=True, **options
+        )
+
+    monkeypatch.setattr(nn.Module, "compile", trace)
+    plain = DreamerTrainable(config, env_spaces, context())
+    traced = DreamerTrainable(config, env_spaces, replace(context(), compile=True))
+    assert len(compiled) == 10
+    _, expected = plain.train_step("agent", None, batch)
+    _, found = traced.train_step("agent", None, batch)
+    for name, value in expected.metrics.items():
+        assert float(found.metrics[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-4), name
 
 
 def test_a_checkpoint_of_another_size_is_refused_by_name(
