@@ -17,6 +17,8 @@ TITLES = {
     "learner": "Learners",
     "server": "The parameter server",
     "eval": "Evaluation",
+    "search": "Population search",
+    "evaluator": "Evaluators of candidates",
     "run": "The run and its processes",
 }
 
