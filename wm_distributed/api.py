@@ -224,7 +224,7 @@ class SelectorSpec:
 
     Attributes:
         uniform: Share picked uniformly.
-        fresh: Share of the newest sequences, each given once, with trained parts that do not overlap
+        fresh: Share of newest sequences, each given once, with trained parts that do not overlap
             (an online queue); uniform where there is none.
         recency: Share picked with weight 1/age (in insertion order).
         prioritized: Share picked in proportion to ``priority ** exponent``.
