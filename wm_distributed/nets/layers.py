@@ -74,7 +74,7 @@ class NormAct(nn.Module):
             self.shift = nn.Parameter(torch.zeros(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.norm == "rms" and self._act is F.silu:
+        if self.norm == "rms" and self._act is F.silu and torch.is_grad_enabled():
             out: Tensor = _RMSNormSiLU.apply(x, self.scale)  # type: ignore[no-untyped-call]
             return out
         if self.norm == "rms":

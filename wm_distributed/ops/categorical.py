@@ -34,17 +34,23 @@ def sample_one_hot(probs: Tensor, uniform: Tensor) -> Tensor:
         probs: ``(…, C, S)``.
         uniform: ``(…, S)``, independent and uniform in [0, 1).
     """
+    if not torch.is_grad_enabled():
+        return _invert(probs, uniform)
     sample: Tensor = _StraightThrough.apply(probs, uniform)  # type: ignore[no-untyped-call]
     return sample
+
+
+def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
+    # Only the first C - 1 bounds are compared, so that rounding cannot leave all behind.
+    bounds = probs[..., :-1, :].cumsum(CLASS_DIM)
+    index = (bounds <= uniform.unsqueeze(CLASS_DIM)).sum(CLASS_DIM, keepdim=True)
+    return torch.zeros_like(probs).scatter_(CLASS_DIM, index, 1.0)
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, probs: Tensor, uniform: Tensor) -> Tensor:
-        # Only the first C - 1 bounds are compared, so that rounding cannot leave all behind.
-        bounds = probs[..., :-1, :].cumsum(CLASS_DIM)
-        index = (bounds <= uniform.unsqueeze(CLASS_DIM)).sum(CLASS_DIM, keepdim=True)
-        return torch.zeros_like(probs).scatter_(CLASS_DIM, index, 1.0)
+        return _invert(probs, uniform)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
