@@ -19,6 +19,7 @@ from gymnasium import spaces
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from wm_distributed.allocator import keep_freed_memory
 from wm_distributed.api import EnvSpaces, TrainContext
 from wm_distributed.collective import Collective
 from wm_distributed.families.dreamer.config import DreamerConfig
@@ -40,6 +41,7 @@ def run() -> list[BenchResult]:
     """Train steps a second by size, observations and precision, without a replay to wait for."""
     threads = os.cpu_count() or 1
     configure_threads(threads)
+    keep_freed_memory()  # as in a learner's process
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rate = _operations_per_second(device)
     note = f"B16×T64, {torch.cuda.get_device_name() if device == 'cuda' else f'{threads} threads'}"
