@@ -57,6 +57,7 @@ class RayEvaluator:
         Raises:
             WmError: The evaluation, or its process, has failed too often.
         """
+        self.team.poll()  # first: short evaluations may be done at every poll
         if self._answer is not None and is_done(self._answer):
             try:
                 evaluation = ray.get(self._answer)
@@ -67,7 +68,6 @@ class RayEvaluator:
             else:
                 self._task = self._answer = None
                 return evaluation
-        self.team.poll()
         return None
 
     def wait(self, method: str, *arguments: Any) -> Evaluation:
