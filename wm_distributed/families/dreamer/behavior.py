@@ -68,14 +68,22 @@ def _gradients(model: DreamerModel, behavior: BehaviorConfig) -> Iterator[None]:
         yield
 
 
-def evaluate(function: Callable[[Tensor], Tensor], feats: list[Tensor]) -> Tensor:
-    """``function`` of the features of N states at K times, ``(N, K, …)``.
+def in_parts(by_time: list[Tensor]) -> list[Tensor]:
+    """Values ``(N, …)`` of K times as they are best computed with.
 
-    On a GPU in one go; on a CPU time by time, while the numbers are in its caches.
+    On a CPU time by time, so that the numbers are still in its caches; on a GPU all at once.
     """
-    if feats[0].is_cuda:
-        return function(torch.stack(feats, dim=1))
-    return torch.stack([function(feat) for feat in feats], dim=1)
+    return [torch.cat(by_time)] if by_time[0].is_cuda else by_time
+
+
+def joined(parts: list[Tensor], num_times: int) -> Tensor:
+    """What was computed from :func:`in_parts`, ``(N, K, …)``."""
+    return torch.unflatten(torch.cat(parts), 0, (num_times, -1)).transpose(0, 1)
+
+
+def evaluate(function: Callable[[Tensor], Tensor], feats: list[Tensor]) -> Tensor:
+    """``function`` of the features of N states at K times, ``(N, K, …)``."""
+    return joined([function(part) for part in in_parts(feats)], len(feats))
 
 
 def actor_critic_losses(
@@ -89,7 +97,7 @@ def actor_critic_losses(
     """
     behavior, head = config.behavior, model.acting.actor.head
     feats = rollout.feats
-    logits = [model.critic(feat.detach()) for feat in feats[:-1]]
+    logits = [model.critic(part.detach()) for part in in_parts(feats[:-1])]
     with _gradients(model, behavior):
         reward = evaluate(lambda feat: model.reward.mean(model.reward(feat)), feats)
         discount = evaluate(model.cont, feats).sigmoid()  # γ is part of the head's target
@@ -125,7 +133,7 @@ def _values(
         target = model.slow_critic if behavior.slow_target else model.critic
         return evaluate(lambda feat: model.critic.mean(target(feat)), feats)
     every = [*logits, model.critic(feats[-1])]  # what the critic's loss computed already
-    return torch.stack([model.critic.mean(part.detach()) for part in every], dim=1)
+    return joined([model.critic.mean(part) for part in every], len(feats))
 
 
 def _critic_loss(
@@ -139,8 +147,8 @@ def _critic_loss(
     targets = [returns.detach()]
     if not behavior.slow_target:
         targets.append(_slow_values(model, feats[:-1]))
-    by_time = zip(logits, *(target.unbind(1) for target in targets), strict=True)
-    return torch.stack([model.critic.loss(*columns) for columns in by_time], dim=1)
+    parts = zip(logits, *(in_parts(list(target.unbind(1))) for target in targets), strict=True)
+    return joined([model.critic.loss(*part) for part in parts], returns.shape[1])
 
 
 @torch.no_grad()

@@ -270,7 +270,16 @@ def test_imagination_starts_at_every_replayed_state_and_follows_the_actor(
     assert rollout.action.argmax(-1).float().mean() > 0.2
 
 
-def test_evaluating_time_by_time_equals_evaluating_at_once(model: DreamerModel) -> None:
-    feats = list(torch.randn(4, 5, model.acting.feat_size).unbind())
-    at_once = model.cont(torch.stack(feats, dim=1))
-    torch.testing.assert_close(behavior.evaluate(model.cont, feats), at_once)
+def test_computing_time_by_time_equals_computing_at_once(
+    model: DreamerModel,
+    config: DreamerConfig,
+    batch: TensorBatch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, _, rollout = forward(model, config, batch)
+    by_time, returns, _ = behavior.actor_critic_losses(model, config, rollout, new_scale())
+    monkeypatch.setattr(behavior, "in_parts", lambda tensors: [torch.cat(tensors)])
+    at_once, same, _ = behavior.actor_critic_losses(model, config, rollout, new_scale())
+    torch.testing.assert_close(same, returns)
+    for name, loss in by_time.items():
+        torch.testing.assert_close(at_once[name], loss, rtol=1e-4, atol=1e-5)
