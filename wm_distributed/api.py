@@ -112,6 +112,27 @@ class Policy(Protocol):
         """Takes over a published version."""
 
 
+class CandidatePolicy(Policy, Protocol):
+    """A policy that can be given another parameter vector in each environment.
+
+    What it does in one environment depends on that one's observations, parameters and seed, to the
+    last bit, and not on the others or on its index; the number of environments may matter.
+    """
+
+    @property
+    def num_parameters(self) -> int:
+        """Size P of the parameter vector."""
+
+    def assign(self, env: int, parameters: Array, seed: int) -> None:
+        """Gives one environment its parameters, from its next ``is_first`` on.
+
+        Args:
+            env: Index of the environment.
+            parameters: ``float64 (P,)``.
+            seed: Of whatever is random in the policy.
+        """
+
+
 @dataclass(frozen=True)
 class TrainOutput:
     """What one train step gives back.
@@ -341,6 +362,16 @@ class FamilySpec:
 
 
 # ----------------------------------------------------------- how the roles see each other
+
+
+class TaskSource(Protocol):
+    """How an evaluator gets candidates to evaluate, and sends what they are worth."""
+
+    def lease(self, evaluator: str, count: int) -> list[tuple[CandidateTask, Array]]:
+        """At most ``count`` tasks with their parameters ``float64 (P,)``; none if none is free."""
+
+    def tell(self, results: Sequence[tuple[CandidateTask, EpisodeResult]]) -> int:
+        """Takes results; how many were new."""
 
 
 class Pending(Protocol[T_co]):

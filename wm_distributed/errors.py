@@ -59,5 +59,9 @@ class ReplayError(WmError):
     """Replay was asked for something that it cannot hold or give."""
 
 
+class SearchError(WmError):
+    """A population search was given a result that it cannot use."""
+
+
 class CodecError(WmError, ValueError):
     """Bytes that are not a valid message of this system."""

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
+
+# torch is imported where it is needed: a search server derives seeds and does without.
 
 EVALUATION_START = 1 << 30
 """Training seeds lie below, evaluation seeds at or above."""
@@ -47,6 +48,28 @@ def policy_seed(seed: int, actor: int, incarnation: int) -> int:
     return _hash(seed, 3, actor, incarnation)
 
 
+def search_seed(seed: int, island: int, generation: int, episode: int) -> int:
+    """Seed of an episode for all candidates of a generation, in ``[0, EVALUATION_START)``.
+
+    The mean solution is evaluated on ``evaluation_seed(seed, 0) + episode``, which lies above.
+    """
+    return _hash(seed, 5, island, generation, episode) % EVALUATION_START
+
+
+def search_generator(
+    seed: int, island: int, generation: int, purpose: int = 0
+) -> np.random.Generator:
+    """Random numbers of one generation of a search; the same arguments give the same numbers.
+
+    Args:
+        seed: The run's seed, not negative.
+        island: Number of the island.
+        generation: Number of the generation, counted through restarts.
+        purpose: 0 for sampling candidates, 1 for choosing a restart.
+    """
+    return np.random.default_rng((seed, 6, island, generation, purpose))
+
+
 def rank_seed(seed: int, rank: int, train_steps: int = 0) -> int:
     """Seed of a learner rank's random numbers; differs after a resume, which knows train_steps.
 
@@ -57,6 +80,8 @@ def rank_seed(seed: int, rank: int, train_steps: int = 0) -> int:
 
 def seed_everything(seed: int) -> None:
     """Seeds the global generators of Python, numpy and torch (all devices)."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -64,6 +89,8 @@ def seed_everything(seed: int) -> None:
 
 def random_state() -> dict[str, Any]:
     """State of the global generators of Python, numpy and torch, as plain values and tensors."""
+    import torch
+
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
     inner = numpy_state["state"]
@@ -80,6 +107,8 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Restores :func:`random_state`; GPUs that were not there when it was taken keep theirs."""
+    import torch
+
     random.setstate(state["python"])
     inner = state["numpy"]["state"]
     key = np.array(inner["key"], np.uint32)

@@ -1,10 +1,11 @@
 """Configurations that cannot work are refused with the field's name and the numbers."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from wm_distributed.config import ActorConfig, ReplayConfig, RunConfig, StopConfig
+from wm_distributed.config import ActorConfig, ReplayConfig, RunConfig, SearchConfig, StopConfig
 from wm_distributed.errors import ConfigError, UnknownNameError
 from wm_distributed.families import load_family
 
@@ -41,3 +42,30 @@ def test_a_family_path_that_is_not_a_family_is_refused() -> None:
         load_family("wm_distributed.families:load_family")
     with pytest.raises(ConfigError, match="cannot be imported"):
         load_family("no_such_module:FAMILY")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"population_size": (3,)}, r"population_size must be at least 4, got \(3,\)"),
+        ({"islands": 2, "population_size": (8, 3)}, "population_size must be at least 4"),
+        ({"islands": 0}, "islands must be at least 1, got 0"),
+        ({"episodes": 0}, "episodes must be at least 1"),
+        ({"max_episodes": 0}, "max_episodes must be at least 1"),
+        ({"islands": 3, "sigma": (0.1, 0.2)}, "sigma needs one value, or one for each of the 3"),
+        ({"sigma": ()}, "sigma needs one value"),
+        ({"sigma": (0.0,)}, "sigma must be positive"),
+        ({"quorum": 0.4}, "quorum must be from 0.5 to 1, got 0.4"),
+        ({"quorum": 1.1}, "quorum must be from 0.5 to 1"),
+        ({"migrate_every": -1}, "must not be negative"),
+        ({"held_out_every": 0, "restarts": "ipop"}, "compared by held-out evaluations"),
+        ({"held_out_every": 0, "islands": 2}, "compared by held-out evaluations"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        SearchConfig(**wrong)
+
+
+def test_one_island_without_restarts_needs_no_held_out_evaluation() -> None:
+    assert SearchConfig(held_out_every=0).islands == 1

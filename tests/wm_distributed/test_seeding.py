@@ -11,6 +11,8 @@ from wm_distributed.seeding import (
     policy_seed,
     random_state,
     rank_seed,
+    search_generator,
+    search_seed,
     seed_everything,
     set_random_state,
     training_seed,
@@ -27,6 +29,23 @@ def test_no_environment_of_training_shares_a_seed_with_one_of_an_evaluation() ->
     assert max(evaluated) + MAX_ENVS - 1 < 2**31
     assert len(set(trained)) == len(trained) == 2000
     assert len(set(evaluated)) == len(evaluated) == 2000
+
+
+def test_no_candidate_of_a_search_shares_a_seed_with_an_evaluation() -> None:
+    trained = [search_seed(s, i, g, e) for s in range(3) for i in range(3) for g in range(50)
+               for e in range(4)]  # fmt: skip
+    assert min(trained) >= 0
+    assert max(trained) < EVALUATION_START
+    assert len(set(trained)) == len(trained) == 1800
+    assert max(trained) > EVALUATION_START // 2  # the range is used
+
+
+def test_every_argument_changes_the_numbers_of_a_search() -> None:
+    arguments = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
+    drawn = [search_generator(*words).random() for words in arguments]
+    assert len(set(drawn)) == len(drawn)
+    assert search_generator(0, 0, 0).random() == drawn[0]
+    assert len({search_seed(*words) for words in arguments}) == len(arguments)
 
 
 def test_every_argument_changes_the_seed() -> None:

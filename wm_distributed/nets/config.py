@@ -29,5 +29,7 @@ class OptimConfig:
     """Largest norm of a tensor's gradient, as a share of that tensor's norm; none: no limit."""
     clip_norm: float | None = None
     """Largest norm of all gradients together; none: no limit."""
+    clip_value: float | None = None
+    """Largest size of each number in the gradient; none: no limit."""
     weight_decay: float = 0.0
     """Share of the parameters taken away each step, times the learning rate."""

@@ -87,6 +87,8 @@ class FlatOptimizer:
             torch._foreach_mul_(self._grad_views, list(factors.unbind()))
         if self._config.clip_norm is not None:
             self.grad.mul_((self._config.clip_norm / (grad_norm + 1e-6)).clamp_max(1.0))
+        if self._config.clip_value is not None:
+            self.grad.clamp_(-self._config.clip_value, self._config.clip_value)
 
     def _laprop(self) -> Tensor:
         self._square.mul_(self._config.beta2).addcmul_(

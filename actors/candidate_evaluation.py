@@ -1,0 +1,172 @@
+"""Evaluates the candidates of a population search: many episodes at once, one policy for all.
+
+::
+
+    TaskSource ─ lease ─→ queue ─→ slots ─ EnvStep (N, …) ─→ policy, each row with its parameters
+        ↑                            └── episode ended ──→ result
+        └──────────────── tell ─────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from actors.actions import executable_action
+from actors.episode_slots import EpisodeSlots, blank_action
+from actors.episodes import EpisodeTracker
+from wm_distributed.api import CandidatePolicy, TaskSource
+from wm_distributed.timing import WorkMeter
+from wm_distributed.types import Array, CandidateTask, EnvStep, EpisodeResult
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 2
+"""Times that a failing episode is run: an environment can fail for reasons of the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A task, its parameters, and which attempt this is, from 1."""
+
+    task: CandidateTask
+    params: Array
+    attempt: int = 1
+
+
+class CandidateEvaluator:
+    """Runs tasks in the slots of one vector of episodes; a slot takes the next task when it ends.
+
+    The result of a task depends on the task and its parameters, and not on the slot, on the other
+    episodes or on what ran before. One thread calls it; another may read the stats.
+    """
+
+    def __init__(self, slots: EpisodeSlots, policy: CandidatePolicy) -> None:
+        """Takes the slots over, all empty.
+
+        Args:
+            slots: Where episodes run; closed by :meth:`close`.
+            policy: With the weights loaded that it is to act with.
+        """
+        self._slots = slots
+        self._policy = policy
+        self._queue: deque[_Job] = deque()
+        self._jobs: list[_Job | None] = [None] * slots.num_slots
+        self._tracker = EpisodeTracker(slots.num_slots)
+        self._action = blank_action(slots.spaces, slots.num_slots)
+        self._state: Any = policy.initial_state(slots.num_slots)
+        for slot in range(slots.num_slots):  # empty ones act too
+            policy.assign(slot, np.zeros(policy.num_parameters), 0)
+        self._meter = WorkMeter("env", "inference", "wait")
+
+    @property
+    def num_waiting(self) -> int:
+        """Tasks that have been added and not begun."""
+        return len(self._queue)
+
+    @property
+    def num_running(self) -> int:
+        """Episodes under way."""
+        return sum(job is not None for job in self._jobs)
+
+    def add(self, tasks: Iterable[tuple[CandidateTask, Array]]) -> None:
+        """Takes tasks, with their parameters ``(P,)``; they begin in this order."""
+        self._queue.extend(_Job(task, params) for task, params in tasks)
+
+    def advance(self) -> list[tuple[CandidateTask, EpisodeResult]]:
+        """Acts until at least one episode has ended; the results, empty if there is no task.
+
+        A result whose return is not finite says that the episode failed: its environment did,
+        twice, or the policy chose an action that is not finite, or a reward was not.
+        """
+        finished: list[tuple[CandidateTask, EpisodeResult]] = []
+        while not finished:
+            self._begin_episodes()
+            if not self.num_running:
+                break
+            finished = self._tick()
+        return finished
+
+    def work(self, source: TaskSource, name: str, backlog: int = 0) -> bool:
+        """One round: leases tasks, acts until an episode ends, and tells the results.
+
+        Args:
+            source: Where tasks come from and results go.
+            name: This evaluator's name.
+            backlog: Tasks to hold beyond those that run, so that no slot waits for the source.
+
+        Returns:
+            False if there was nothing to do.
+        """
+        wanted = self._slots.num_slots + backlog - self.num_running - self.num_waiting
+        with self._meter.measure("wait"):
+            if wanted > 0:
+                self.add(source.lease(name, wanted))
+        finished = self.advance()
+        if finished:
+            with self._meter.measure("wait"):
+                source.tell(finished)
+        return bool(finished)
+
+    def stats(self) -> dict[str, float]:
+        """Metrics under ``evaluator/``, of the time since the last call."""
+        rate, shares = self._meter.read()
+        stats = {"evaluator/decisions_per_second": rate}
+        return stats | {f"evaluator/{name}_share": share for name, share in shares.items()}
+
+    def close(self) -> None:
+        """Closes the environments; tasks that have not ended are forgotten."""
+        self._slots.close()
+
+    def _begin_episodes(self) -> None:
+        for slot, job in enumerate(self._jobs):
+            if job is None and self._queue:
+                begun = self._jobs[slot] = self._queue.popleft()
+                self._slots.start(slot, begun.task.seed)
+                self._policy.assign(slot, begun.params, begun.task.seed)
+
+    def _tick(self) -> list[tuple[CandidateTask, EpisodeResult]]:
+        """One step of all episodes, and the actions that follow."""
+        with self._meter.measure("env"):
+            step = self._slots.step(self._action)
+        finished = [
+            ended
+            for slot, result in self._tracker.observe(step)
+            if (ended := self._finish(slot, result)) is not None
+        ]
+        self._meter.count(sum(job is not None for job in self._jobs))
+        with self._meter.measure("inference"):
+            finished += self._act(step)
+        return finished
+
+    def _act(self, step: EnvStep) -> list[tuple[CandidateTask, EpisodeResult]]:
+        """Chooses the next actions; ends the episodes in which there is none to execute."""
+        action, self._state, _ = self._policy.act(self._state, step, "eval")
+        sound = np.isfinite(action).reshape(len(action), -1).all(axis=1)
+        action = np.where(sound.reshape(-1, *[1] * (action.ndim - 1)), action, 0)
+        failed = []
+        for slot in np.flatnonzero(~sound):
+            if (job := self._jobs[slot]) is not None:
+                logger.warning("%s: the policy chose an action that is not finite", job.task)
+                self._slots.stop(int(slot))
+                self._jobs[slot] = None
+                failed.append((job.task, EpisodeResult(math.nan, 0, job.task.seed)))
+        self._action = executable_action(self._slots.spaces.action, action)
+        return failed
+
+    def _finish(
+        self, slot: int, result: EpisodeResult
+    ) -> tuple[CandidateTask, EpisodeResult] | None:
+        """Empties a slot; the result, unless the episode is to be tried again."""
+        job, self._jobs[slot] = self._jobs[slot], None
+        assert job is not None, slot
+        if not math.isfinite(result.episode_return) and job.attempt < _ATTEMPTS:
+            self._queue.appendleft(replace(job, attempt=job.attempt + 1))
+            return None
+        return job.task, replace(result, seed=job.task.seed)
