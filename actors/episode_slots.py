@@ -27,17 +27,27 @@ class EpisodeSlots:
     an episode. Empty slots cost nothing.
     """
 
-    def __init__(self, make_env: SeededEnv, num_slots: int, env_spaces: EnvSpaces) -> None:
+    def __init__(
+        self,
+        make_env: SeededEnv,
+        num_slots: int,
+        env_spaces: EnvSpaces,
+        max_failures: int = 10,
+    ) -> None:
         """Makes no environment yet.
 
         Args:
             make_env: Called for every episode, with its seed.
             num_slots: N.
             env_spaces: Of the environments.
+            max_failures: Episodes that may fail in a row, without one that ends well, before the
+                failure is raised: it is then not the episodes that are at fault.
         """
         self.num_slots = num_slots
         self.spaces = env_spaces
         self._make_env = make_env
+        self._max_failures = max_failures
+        self._failures = 0
         self._seeds: list[int | None] = [None] * num_slots
         self._envs: list[VectorEnv | None] = [None] * num_slots
 
@@ -61,6 +71,9 @@ class EpisodeSlots:
 
         Args:
             action: ``int (N,)`` or ``float32 (N, A)``.
+
+        Raises:
+            EnvError: More than ``max_failures`` episodes in a row failed; this is the last one's.
         """
         step = _blank(self.spaces, self.num_slots)
         for slot, seed in enumerate(self._seeds):
@@ -69,11 +82,16 @@ class EpisodeSlots:
             try:
                 row = self._advance(slot, seed, action[slot : slot + 1])
             except EnvError as error:
+                self._failures += 1
+                if self._failures > self._max_failures:
+                    raise
                 logger.warning("slot %d, seed %d: the episode failed: %s", slot, seed, error)
                 step.reward[slot] = np.nan
                 step.is_first[slot], step.is_last[slot] = False, True
             else:
                 _put(step, slot, row)
+                if step.is_last[slot]:
+                    self._failures = 0
             if step.is_last[slot]:
                 self.stop(slot)
         return step

@@ -167,6 +167,10 @@ class Archipelago:
             raise CheckpointError(
                 f"this search was saved with {shown}; resume it with the settings that it had"
             )
+        if len(state["islands"]) != len(self._islands):
+            raise CheckpointError(
+                f"saved search: expected {len(self._islands)} islands, got {len(state['islands'])}"
+            )
         for island, saved in zip(self._islands, state["islands"], strict=True):
             island.load_state_dict(saved)
 

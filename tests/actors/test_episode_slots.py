@@ -106,6 +106,21 @@ def test_an_environment_that_cannot_be_made_is_a_failed_episode() -> None:
     assert (failed.is_first[0], failed.is_last[0]) == (False, True)
 
 
+def test_failures_in_a_row_are_raised_with_their_cause() -> None:
+    def make_env(seed: int) -> VectorEnv:
+        return CountingVectorEnv(1, seed, fail_after=0 if seed else None)
+
+    slots = EpisodeSlots(make_env, 1, SPACES, max_failures=2)
+    for seed in (4, 4, 0, 4, 4):  # the one that ends well counts anew
+        slots.start(0, seed)
+        while not step(slots).is_last[0]:
+            pass
+    slots.start(0, 4)
+    step(slots)
+    with pytest.raises(EnvError, match="told to fail here"):
+        step(slots)
+
+
 def recorded(env: EnvConfig, slot: int, seed: int, others: list[int]) -> list[Array]:
     """Observations of 12 steps of one episode, with other episodes beside and before it."""
     spaces = env_spaces(env)

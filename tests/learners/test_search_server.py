@@ -1,4 +1,6 @@
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,3 +222,8 @@ def test_tasks_go_to_the_island_that_has_had_least() -> None:
     server = SearchServer(make_search(islands=3), 10.0, clock=Clock())
     tasks = server.lease("a", 9)
     assert [task.island for task in names(tasks)] == [0, 1, 2] * 3
+
+
+def test_a_process_that_serves_a_search_does_without_torch() -> None:
+    program = "import sys, learners.search_server; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -367,6 +367,8 @@ def test_a_damaged_state_is_named(make_search: Make) -> None:
     state = make_search().state_dict()
     with pytest.raises(CheckpointError, match="not the state of a search"):
         make_search().load_state_dict({"model": 3})
+    with pytest.raises(CheckpointError, match="expected 1 islands, got 0"):
+        make_search().load_state_dict(state | {"islands": []})
     del state["islands"][0]["restarts"]
     with pytest.raises(CheckpointError, match=r"island 0 cannot be read: KeyError\('restarts'\)"):
         make_search().load_state_dict(state)
