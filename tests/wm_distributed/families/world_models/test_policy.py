@@ -64,6 +64,21 @@ def test_actions_are_in_the_space_and_latents_are_stored(
     np.testing.assert_allclose(columns["latent/mean"], mean, atol=1e-3)
 
 
+def test_acting_is_v_then_c_then_m(policy: WorldModelsPolicy) -> None:
+    images, model = frames(3, 1), policy._model
+    parameters = np.random.default_rng(2).normal(size=policy.num_parameters)
+    policy.assign(0, parameters, seed=8)
+    actions = drive(policy, images, [[True], [False], [False]])
+    noise, memory = np.random.default_rng(8), model.memory.initial_state(1)
+    weight, bias = torch.from_numpy(parameters).float().split([36, 3])
+    for frame, action in zip(images, actions, strict=True):
+        mean, log_var = model.encoder(torch.from_numpy(frame).permute(0, 3, 1, 2) / 255.0)
+        z = mean + (log_var / 2).exp() * torch.from_numpy(noise.standard_normal((1, 4), np.float32))
+        outputs = torch.cat([z, memory.hidden], dim=1) @ weight.reshape(12, 3) + bias
+        np.testing.assert_allclose(action, model.actions.to_env(outputs), atol=1e-4)
+        memory = model.memory.step(torch.cat([z, torch.from_numpy(action)], dim=1), memory)
+
+
 def test_discrete_actions_are_integers(doom: WorldModelsConfig, doom_spaces: EnvSpaces) -> None:
     policy = WorldModelsPolicy(doom, doom_spaces, seed=0)
     policy.load_weights(weights_with_controller(doom, doom_spaces))

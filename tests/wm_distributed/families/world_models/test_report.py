@@ -3,6 +3,7 @@ import torch
 
 from wm_distributed.api import EnvSpaces, TrainContext
 from wm_distributed.families.world_models.config import WorldModelsConfig
+from wm_distributed.families.world_models.dream import Dream, DreamState
 from wm_distributed.families.world_models.trainable import WorldModelsTrainable
 
 
@@ -56,6 +57,22 @@ def test_memory_reports_dreams_below_reality(
         assert (video[7, :64, 64:128] == batch.columns["obs/image"][1, 7].numpy()).all()
     assert {"dream_psnr_db_horizon_1", "dream_psnr_db_copy_5"} <= report.scalars.keys()
     assert "dream_psnr_db_horizon_15" not in report.scalars
+
+
+def test_a_dream_gets_the_action_that_led_to_each_step(
+    trainable: WorldModelsTrainable, make_batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[torch.Tensor] = []
+    original = Dream.step
+
+    def recorded(self: Dream, state: DreamState, action: torch.Tensor):
+        taken.append(action)
+        return original(self, state, action)
+
+    monkeypatch.setattr(Dream, "step", recorded)
+    batch = make_batch(2, 9)
+    trainable.report("memory", batch)
+    assert torch.equal(torch.stack(taken, dim=1), batch.columns["action"][:, 4:8])
 
 
 def test_returns_end_with_the_episode_that_was_seen(
