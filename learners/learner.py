@@ -68,7 +68,8 @@ class Learner:
 
         Args:
             trainable: What is trained, on ``device``.
-            phases: Gradient phases, taken in turn for ``Phase.steps`` steps each.
+            phases: Gradient phases, taken in turn for ``Phase.steps`` steps each, from the cycle
+                ``Phase.first_cycle`` on; the first one takes part in every cycle.
             streams: This rank's batches, by phase name.
             config: How often to publish, save, report and log.
             device: Where the trainable and the batches are.
@@ -78,8 +79,14 @@ class Learner:
             clock: In seconds.
 
         Raises:
-            ConfigError: A phase is not trained by gradients, or its batch cannot be divided.
+            ConfigError: A phase is not trained by gradients, or its batch cannot be divided, or the
+                first one does not take part in the first cycle.
         """
+        if phases[0].first_cycle:
+            raise ConfigError(
+                f"phase {phases[0].name!r} comes first and must take part in every cycle, got "
+                f"first_cycle {phases[0].first_cycle}"
+            )
         self._trainable = trainable
         self._phases = phases
         self._streams = streams
@@ -92,6 +99,7 @@ class Learner:
         self._batch_sizes = [_batch_size(phase, self._collective.world_size) for phase in phases]
 
         self._train_steps = 0
+        self._cycle = 0
         self._version = 0
         self._published_at = -1
         self._agreed_at = -1
@@ -163,7 +171,7 @@ class Learner:
             self._publish()
         self._phase_steps += 1
         if phase.steps is not None and self._phase_steps >= phase.steps:
-            self._begin_phase((self._phase_index + 1) % len(self._phases))
+            self._begin_phase(self._next_phase())
         return True
 
     def finish(self) -> None:
@@ -210,6 +218,7 @@ class Learner:
             "trainable": self._trainable.state_dict(),
             "train_steps": self._train_steps,
             "version": self._version,
+            "cycle": self._cycle,
             "phase": self._phase_index,
             "phase_steps": self._phase_steps,
             "random": random_state(),
@@ -227,12 +236,21 @@ class Learner:
         self._trainable.load_state_dict(state["trainable"])
         self._train_steps = int(state["train_steps"])
         self._version = int(state["version"])
+        self._cycle = int(state["cycle"])
         self._begin_phase(int(state["phase"]) % len(self._phases))
         self._phase_steps = int(state["phase_steps"])
         if self._collective.rank == 0:
             set_random_state(state["random"])
 
     # ---------------------------------------------------------------------------- the parts
+
+    def _next_phase(self) -> int:
+        """Index of the phase whose turn comes next, which may be in the next cycle."""
+        for index in range(self._phase_index + 1, len(self._phases)):
+            if self._phases[index].first_cycle <= self._cycle:
+                return index
+        self._cycle += 1
+        return 0
 
     def _begin_phase(self, index: int) -> None:
         self._phase_index = index

@@ -54,6 +54,7 @@ class BatchReader:
         self._spec = spec
         self._limiter = limiter
         self._batch_size = spec.batch_size // num_ranks
+        self._counted_steps = spec.trained_steps // num_ranks
         self._prefetch = prefetch
         self._timeout = timeout_seconds
         self._rng = np.random.default_rng((seed, rank))
@@ -94,8 +95,7 @@ class BatchReader:
 
     def _reserve_ahead(self, timeout_seconds: float) -> None:
         if self._limiter is not None:
-            steps = self._batch_size * self._spec.length
-            self._reservation = self._limiter.reserve_sample(steps, timeout_seconds)
+            self._reservation = self._limiter.reserve_sample(self._counted_steps, timeout_seconds)
 
     def _await_reservation(self, deadline: float) -> None:
         """Waits until one more batch may be trained on.

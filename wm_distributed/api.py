@@ -277,6 +277,8 @@ class DataSpec:
         length: Trained steps T of each sequence.
         context: Steps in front of them that give state and do not count as trained.
         selector: How starts are picked.
+        counts_for_ratio: Whether its trained steps count for the replay ratio. Where phases take
+            turns, one of them can set the pace for all.
     """
 
     table: str = "sequences"
@@ -284,11 +286,12 @@ class DataSpec:
     length: int
     context: int = 0
     selector: SelectorSpec = field(default_factory=SelectorSpec)
+    counts_for_ratio: bool = True
 
     @property
     def trained_steps(self) -> int:
-        """Steps that one batch trains on: B·T."""
-        return self.batch_size * self.length
+        """Steps that one batch counts for the replay ratio: B·T, or none."""
+        return self.batch_size * self.length * self.counts_for_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,12 +303,14 @@ class Phase:
         data: Its batches; None for a population phase.
         kind: Gradient steps on batches, or a population search.
         steps: Train steps before the next phase's turn; None: for ever.
+        first_cycle: Cycles, that is rounds of all phases' turns, in which it is passed over.
     """
 
     name: str
     data: DataSpec | None
     kind: Literal["gradient", "population"] = "gradient"
     steps: int | None = None
+    first_cycle: int = 0
 
 
 @dataclass(frozen=True)

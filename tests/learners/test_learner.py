@@ -184,6 +184,30 @@ def test_a_resumed_learner_goes_on_in_the_middle_of_a_phase() -> None:
     assert second.train_steps == 6
 
 
+def test_a_phase_takes_part_from_its_first_cycle_on_and_so_after_a_resume() -> None:
+    phases = [
+        Phase(name="a", data=DATA, steps=2),
+        Phase(name="b", data=DATA, steps=1, first_cycle=2),
+        Phase(name="c", data=DATA, steps=1, first_cycle=1),
+    ]
+    first = make(Recorder(), phases=phases)
+    names = []
+    for _ in range(4):
+        names.append(first.phase)
+        first.step()
+    second = make(Recorder(), phases=phases)
+    second.load_state_dict(first.state_dict())
+    for _ in range(5):
+        names.append(second.phase)
+        second.step()
+    assert "".join(names) == "aa" + "aac" + "aabc"
+
+
+def test_a_first_phase_that_would_not_take_part_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"phase 'late' comes first .* got first_cycle 1"):
+        make(Recorder(), phases=[Phase(name="late", data=DATA, first_cycle=1)])
+
+
 @pytest.mark.parametrize(
     "phase",
     [Phase(name="search", data=None, kind="population"), Phase(name="empty", data=None)],

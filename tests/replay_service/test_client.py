@@ -359,6 +359,19 @@ def test_a_batch_that_the_ratio_forbids_is_waited_for_until_the_deadline() -> No
     assert limiter.stats()["limiter/trained_steps"] == 32
 
 
+def test_batches_that_do_not_count_for_the_ratio_wait_for_the_minimum_alone() -> None:
+    limiter = ReplayRatioLimiter(ratio=1.0, min_size=100)
+    spec = replace(SPEC, counts_for_ratio=False)
+    client = ReplayClient(make_shards(), spec, limiter=LocalLimiter(limiter), timeout_seconds=0.1)
+    feed(client, [0, 1], 5)
+    with pytest.raises(DeadlineError):
+        client.sample()
+    assert limiter.reserve_insert(100, 0.0)
+    for _ in range(5):
+        client.sample()
+    assert limiter.stats()["limiter/trained_steps"] == 0
+
+
 class EagerLimiter(LocalLimiter):
     """Reserves as soon as it is asked, as a limiter in another process does."""
 
