@@ -13,9 +13,12 @@ and reports. Nothing here waits for the device except the reading of metrics (ev
 
 from __future__ import annotations
 
+import logging
+import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -27,7 +30,7 @@ from wm_distributed.api import Phase, Report, Trainable, WeightsSink
 from wm_distributed.checkpoint import Checkpointer
 from wm_distributed.collective import Collective
 from wm_distributed.config import LearnerConfig
-from wm_distributed.errors import ConfigError
+from wm_distributed.errors import CheckpointError, ConfigError, WmError
 from wm_distributed.seeding import random_state, set_random_state
 from wm_distributed.timing import WorkMeter
 from wm_distributed.types import (
@@ -36,6 +39,9 @@ from wm_distributed.types import (
     TensorBatch,
     Weights,
 )
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _POLL_SECONDS = 0.5
 """How long a step waits for a batch before it lets its caller look at other things."""
@@ -49,6 +55,13 @@ class Learner:
         learner.start()              # publishes the first weights
         learner.run(should_stop)     # or: learner.step() as often as wanted
         learner.finish()             # publishes and saves the last ones
+
+    What another thread wants done between two steps, it leaves with :meth:`request`::
+
+        weights = learner.request(learner.snapshot).result()
+        learner.request(lambda: learner.keep_if_best(weights.train_steps, mean_return))
+
+    After :meth:`finish`, :meth:`final_weights` gives what the run has to show for itself.
     """
 
     def __init__(
@@ -111,7 +124,8 @@ class Learner:
         self._metrics: dict[str, float] = {}
         self._timings: dict[str, float] = {}
         self._report: Report | None = None
-        self._requested_scores: list[float | None] = []
+        self._newest: tuple[str, TensorBatch] | None = None  # phase and batch
+        self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._saved_time = self._reported_time = clock()
 
     @property
@@ -148,7 +162,9 @@ class Learner:
 
     def step(self) -> bool:
         """One train step of the current phase; False if no batch came for a short while."""
-        self._save_if_due()
+        self._serve_requests()
+        if self._clock() - self._saved_time >= self._config.checkpoint_every_seconds:
+            self._save()
         phase = self._phases[self._phase_index]
         assert phase.data is not None
         with self._meter.measure("wait"):
@@ -156,7 +172,9 @@ class Learner:
         if item is None:
             return False
         batch, addresses = item
-        self._report_if_due(phase, batch)
+        self._newest = phase.name, batch
+        if self._clock() - self._reported_time >= self._config.report_every_seconds:
+            self._make_report()  # before the step: the model has not been trained on this batch yet
         with self._meter.measure("train"):
             self._carry, output = self._trainable.train_step(phase.name, self._carry, batch)
             self._window.add(output.metrics)
@@ -175,20 +193,59 @@ class Learner:
         return True
 
     def finish(self) -> None:
-        """Publishes and saves what the last steps have learned, and closes the streams."""
+        """Publishes, saves and reports on what the last steps have learned; closes the streams."""
+        self._serve_requests()
         if self._published_at != self._train_steps:
             self._publish()
-        self._save(None)
+        self._save()
+        self._make_report()
         for stream in self._streams.values():
             stream.close()
 
-    def request_checkpoint(self, score: float | None = None) -> None:
-        """Asks for a checkpoint before the next step.
+    def request(self, call: Callable[[], T]) -> Future[T]:
+        """Has something done in the learner's thread before the next step; any thread may ask.
+
+        An error ends the training, too.
+        """
+        future: Future[T] = Future()
+
+        def serve() -> None:
+            try:
+                future.set_result(call())
+            except WmError as error:
+                future.set_exception(error)
+                raise
+
+        self._requests.put(serve)
+        return future
+
+    def snapshot(self) -> Weights:
+        """Saves and gives the weights as they are, so that exactly they can be evaluated."""
+        self._save(candidate=True)
+        return self._weights()
+
+    def keep_if_best(self, train_steps: int, score: float) -> None:
+        """Keeps the last :meth:`snapshot` if it scored better than all before.
 
         Args:
-            score: Mean return of an evaluation; the best so far is kept.
+            train_steps: Of the snapshot.
+            score: Mean return of its evaluation.
         """
-        self._requested_scores.append(score)
+        if self._checkpointer is not None:
+            self._checkpointer.keep_if_best(train_steps, score)
+
+    def final_weights(self, which: Literal["newest", "best"]) -> Weights:
+        """The weights to judge the run by; not to be called before its end.
+
+        Args:
+            which: Best takes over the checkpoint that was evaluated best, where there is one.
+        """
+        if which == "best" and self._checkpointer is not None and self._checkpointer.exists("best"):
+            try:
+                self.load_state_dict(self._checkpointer.load("best").state)
+            except CheckpointError as error:
+                logger.warning("the newest weights stand in for the best ones: %s", error)
+        return self._weights()
 
     def take_report(self) -> Report | None:
         """The newest report, once; None if there is no new one."""
@@ -258,16 +315,19 @@ class Learner:
         name, batch_size = self._phases[index].name, self._batch_sizes[index]
         self._carry = self._trainable.init_train(name, batch_size)
 
+    def _weights(self) -> Weights:
+        return Weights(self._version, self._trainable.policy_weights(), self._train_steps)
+
     def _publish(self) -> None:
         self._version += 1
         self._published_at = self._train_steps
         if self._sink is None:
             return
         started = self._clock()
-        buffer = self._trainable.policy_weights()
-        self._sink.publish(Weights(self._version, buffer, self._train_steps))
+        weights = self._weights()
+        self._sink.publish(weights)
         self._timings["learner/publish_seconds"] = self._clock() - started
-        self._timings["learner/publish_bytes"] = float(buffer.nbytes)
+        self._timings["learner/publish_bytes"] = float(weights.buffer.nbytes)
 
     def _read_metrics(self, batch: TensorBatch) -> None:
         """Reads the window's means, and how old the newest batch's data are, in versions."""
@@ -284,25 +344,22 @@ class Learner:
             for name, value in self._window.read().items()
         }
 
-    def _report_if_due(self, phase: Phase, batch: TensorBatch) -> None:
-        """Reports on a batch that the model has not been trained on in this step yet."""
-        due = self._clock() - self._reported_time >= self._config.report_every_seconds
-        if due and self._collective.rank == 0:
-            self._report = self._trainable.report(phase.name, batch)
+    def _make_report(self) -> None:
+        """Reports on the newest batch, on rank 0."""
+        if self._newest is not None and self._collective.rank == 0:
+            self._report = self._trainable.report(*self._newest)
             self._reported_time = self._clock()
 
-    def _save_if_due(self) -> None:
-        if self._requested_scores:
-            self._save(self._requested_scores.pop(0))
-        elif self._clock() - self._saved_time >= self._config.checkpoint_every_seconds:
-            self._save(None)
+    def _serve_requests(self) -> None:
+        while not self._requests.empty():
+            self._requests.get()()
 
-    def _save(self, score: float | None) -> None:
+    def _save(self, *, candidate: bool = False) -> None:
         if self._checkpointer is None:
             return
         started = self._clock()
         counters = {"train_steps": self._train_steps, "version": self._version}
-        self._checkpointer.save(self.state_dict(), counters, score)
+        self._checkpointer.save(self.state_dict(), counters, candidate=candidate)
         self._saved_time = self._clock()
         self._timings["learner/checkpoint_seconds"] = self._saved_time - started
 

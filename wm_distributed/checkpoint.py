@@ -4,7 +4,8 @@
 
     step-000000120.json         manifest: data file, checksum, family, fingerprint, counters
     step-000000120-5f3c….pt     the state, as torch saves it
-    best.json                   manifest of the best evaluation's checkpoint
+    candidate.json              manifest of the checkpoint that is being evaluated
+    best.json                   manifest of the checkpoint of the best evaluation
 
 Data come first and under a name of their own, then the manifest that names them takes its place in
 one rename; data that no manifest names are removed last. So at whatever moment the machine dies,
@@ -23,7 +24,7 @@ import pickle
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, cast
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _BEST = "best.json"
+_CANDIDATE = "candidate.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class Manifest:
         preset: Preset of the run.
         fingerprint: See :func:`fingerprint`.
         counters: Progress, such as ``train_steps`` and ``version``.
-        score: Evaluation return that it was saved for, if any.
+        score: Mean return of its evaluation, of the best one.
         format: Version of this layout.
     """
 
@@ -108,14 +110,15 @@ class Checkpointer:
             self._directory.mkdir(parents=True, exist_ok=True)
 
     def save(
-        self, state: Mapping[str, Any], counters: Mapping[str, int], score: float | None = None
+        self, state: Mapping[str, Any], counters: Mapping[str, int], *, candidate: bool = False
     ) -> Path:
         """Writes a checkpoint, then removes the oldest and what a killed writer left behind.
 
         Args:
             state: Tensors and plain values, in dictionaries, lists and tuples.
             counters: Progress; ``train_steps`` names and orders the files.
-            score: Mean return of an evaluation; the best so far is kept as ``best`` as well.
+            candidate: Whether it will be evaluated: it stays until :meth:`keep_if_best` has
+                judged it, or the next candidate takes its place.
 
         Returns:
             The manifest's path.
@@ -136,13 +139,40 @@ class Checkpointer:
                 preset=self._preset,
                 fingerprint=self._fingerprint,
                 counters=dict(counters),
-                score=score,
             )
             self._write_manifest(f"{step}.json", manifest)
-            if score is not None and score > self.best_score():
-                self._write_manifest(_BEST, manifest)
+            if candidate:
+                self._write_manifest(_CANDIDATE, manifest)
             self._prune()
         return self._directory / f"{step}.json"
+
+    def keep_if_best(self, train_steps: int, score: float) -> bool:
+        """Makes the candidate the best checkpoint if it scored more than all before, or drops it.
+
+        Args:
+            train_steps: Of the candidate; one whose place another has taken is not kept.
+            score: Mean return of its evaluation.
+
+        Returns:
+            Whether it is the best now.
+
+        Raises:
+            RunDirError: The disk is full or unwritable.
+        """
+        try:
+            manifest = _read_manifest(self._directory / _CANDIDATE)
+        except _DamagedError as error:
+            logger.warning("the evaluated checkpoint is not kept: %s", error)
+            return False
+        if manifest.counters["train_steps"] != train_steps:
+            return False
+        better = score > self.best_score()
+        with self._disk_errors():
+            if better:
+                self._write_manifest(_BEST, replace(manifest, score=score))
+            (self._directory / _CANDIDATE).unlink()
+            self._prune()
+        return better
 
     def load(self, which: Literal["newest", "best"] = "newest") -> Checkpoint:
         """The newest good checkpoint, or the best one; a damaged one is passed over with a warning.
@@ -151,10 +181,8 @@ class Checkpointer:
             CheckpointError: There is none, none is undamaged, or it belongs to another family,
                 model size or environment.
         """
-        best = self._directory / _BEST
-        paths = self._newest_first() if which == "newest" else [best] if best.exists() else []
         damaged = []
-        for path in paths:
+        for path in self._paths(which):
             try:
                 manifest, data = _read(path)
             except _DamagedError as error:
@@ -169,9 +197,9 @@ class Checkpointer:
             + "; give the directory of a run that has saved one, or begin a new run"
         )
 
-    def exists(self) -> bool:
-        """Whether anything has been saved, damaged or not."""
-        return bool(self._newest_first())
+    def exists(self, which: Literal["newest", "best"] = "newest") -> bool:
+        """Whether such a checkpoint has been saved, damaged or not."""
+        return bool(self._paths(which))
 
     def best_score(self) -> float:
         """Score of the best checkpoint; minus infinity if there is none that can be read."""
@@ -180,6 +208,10 @@ class Checkpointer:
         except _DamagedError:
             return -math.inf
         return -math.inf if score is None else score
+
+    def _paths(self, which: Literal["newest", "best"]) -> list[Path]:
+        best = self._directory / _BEST
+        return self._newest_first() if which == "newest" else [best] if best.exists() else []
 
     def _newest_first(self) -> list[Path]:
         return sorted(self._directory.glob("step-*.json"), reverse=True)

@@ -37,7 +37,7 @@ class EnvConfig:
     full_action_space: bool = False
     """Atari: all 18 actions instead of the game's minimal set."""
     life_loss_terminal: bool = False
-    """Atari: the loss of a life ends the episode in training."""
+    """Atari: the loss of a life ends the episode in training (not in evaluation)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments for the environment's constructor."""
     step_timeout_seconds: float = 60.0
@@ -204,7 +204,7 @@ class StopConfig:
     train_steps: int | None = None
     """Train steps."""
     wall_seconds: float | None = None
-    """Time of training, without the final evaluation."""
+    """Time of training, resumptions included, without the final evaluation."""
     eval_return: float | None = None
     """Mean return of an evaluation during training that is good enough to stop."""
 

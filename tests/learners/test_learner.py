@@ -1,6 +1,7 @@
 import dataclasses
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from wm_distributed.api import DataSpec, Phase, Report, TrainContext, TrainOutpu
 from wm_distributed.checkpoint import Checkpointer
 from wm_distributed.collective import Collective
 from wm_distributed.config import LearnerConfig
-from wm_distributed.errors import ConfigError, DeadlineError
+from wm_distributed.errors import ConfigError, DeadlineError, RunDirError
 from wm_distributed.metrics import FREE_PREFIXES, METRICS
 from wm_distributed.testing import (
     CountingConfig,
@@ -279,8 +280,8 @@ def test_reports_come_when_due_and_are_taken_once() -> None:
     report = learner.take_report()
     assert report is not None
     assert learner.take_report() is None
-    clock.now = 20.0
-    learner.step()
+    learner.finish()
+    assert trainable.calls.count("report") == 2
     assert learner.take_report() is not None
 
 
@@ -298,14 +299,58 @@ def test_checkpoints_are_saved_when_due_when_asked_and_at_the_end(tmp_path: Path
     learner.step()  # saves, then trains
     learner.step()
     assert files.load().manifest.counters == {"train_steps": 1, "version": 0}
-    learner.request_checkpoint(score=7.5)
+    learner.request(learner.snapshot)
     learner.step()
-    assert files.load("best").manifest.counters["train_steps"] == 3
-    assert files.best_score() == 7.5
+    assert files.load().manifest.counters["train_steps"] == 3
     learner.step()
     learner.finish()
     assert files.load().state["train_steps"] == 5
     assert "learner/checkpoint_seconds" in learner.stats()
+
+
+def test_the_best_evaluation_decides_which_weights_are_the_final_ones(tmp_path: Path) -> None:
+    trainable = counting_trainable()
+    learner = make(trainable, checkpointer=checkpointer(tmp_path))
+    learner.start()
+    asked, evaluated = [], {}
+    for score in (1.0, 3.0, 2.0):
+        asked.append(learner.request(learner.snapshot))
+        assert not asked[-1].done()
+        learner.step()
+        weights = asked[-1].result(0)
+        evaluated[weights.train_steps] = weights.buffer
+        learner.request(partial(learner.keep_if_best, weights.train_steps, score))
+    assert list(evaluated) == [0, 1, 2]
+    learner.finish()
+    newest = learner.final_weights("newest")
+    assert newest.train_steps == 3
+    best = learner.final_weights("best")
+    assert best.train_steps == 1
+    assert np.array_equal(best.buffer, evaluated[1])
+    assert not np.array_equal(best.buffer, evaluated[0])
+    assert not np.array_equal(best.buffer, newest.buffer)
+
+
+def test_a_damaged_best_checkpoint_leaves_the_newest_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = make(counting_trainable(), checkpointer=checkpointer(tmp_path))
+    assert learner.snapshot().train_steps == 0
+    learner.keep_if_best(0, 1.0)
+    learner.step()
+    (tmp_path / "best.json").write_text("{")
+    assert learner.final_weights("best").train_steps == 1
+    assert "the newest weights stand in" in caplog.text
+
+
+def test_what_fails_between_two_steps_ends_the_training_and_is_told(tmp_path: Path) -> None:
+    directory = tmp_path / "checkpoints"
+    learner = make(Recorder(), checkpointer=checkpointer(directory))
+    directory.rmdir()
+    asked = learner.request(learner.snapshot)
+    with pytest.raises(RunDirError, match="cannot write a checkpoint"):
+        learner.step()
+    assert isinstance(asked.exception(0), RunDirError)
 
 
 def test_a_resumed_run_trains_exactly_as_one_that_was_never_stopped(tmp_path: Path) -> None:

@@ -26,7 +26,10 @@ def make(directory: Path, **changes: Any) -> Checkpointer:
 
 def save(checkpointer: Checkpointer, step: int, score: float | None = None) -> None:
     state = {"weight": torch.full((100,), float(step)), "step": step}
-    checkpointer.save(state, {"train_steps": step, "version": step // 10}, score)
+    counters = {"train_steps": step, "version": step // 10}
+    checkpointer.save(state, counters, candidate=score is not None)
+    if score is not None:
+        checkpointer.keep_if_best(step, score)
 
 
 def steps(directory: Path) -> list[int]:
@@ -72,6 +75,24 @@ def test_the_newest_are_kept_and_the_best(tmp_path: Path) -> None:
     assert make(tmp_path).load("best").state["step"] == 60
     assert make(tmp_path).best_score() == 6.0
     assert len(list(tmp_path.glob("*.pt"))) == 2
+
+
+def test_a_candidate_stays_until_it_has_been_judged(tmp_path: Path) -> None:
+    checkpointer = make(tmp_path)
+    checkpointer.save({"step": 10}, {"train_steps": 10}, candidate=True)
+    for step in (20, 30, 40):
+        save(checkpointer, step)
+    assert len(list(tmp_path.glob("*.pt"))) == 3
+    assert not checkpointer.keep_if_best(20, 5.0)  # never was one
+    assert checkpointer.keep_if_best(10, 5.0)
+    assert checkpointer.load("best").state["step"] == 10
+    checkpointer.save({"step": 50}, {"train_steps": 50}, candidate=True)
+    assert not checkpointer.keep_if_best(50, 5.0)  # not better
+    for step in (60, 70):
+        save(checkpointer, step)
+    assert checkpointer.load("best").state["step"] == 10
+    assert len(list(tmp_path.glob("*.pt"))) == 3  # 60, 70 and the best
+    assert not checkpointer.keep_if_best(50, 9.0)  # judged already
 
 
 def test_the_same_step_may_be_saved_again(tmp_path: Path) -> None:

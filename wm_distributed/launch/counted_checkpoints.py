@@ -20,6 +20,6 @@ class CountedCheckpointer(Checkpointer):
         self._read_counts = read_counts
 
     def save(
-        self, state: Mapping[str, Any], counters: Mapping[str, int], score: float | None = None
+        self, state: Mapping[str, Any], counters: Mapping[str, int], *, candidate: bool = False
     ) -> Path:
-        return super().save(state, {**counters, **self._read_counts()}, score)
+        return super().save(state, {**counters, **self._read_counts()}, candidate=candidate)

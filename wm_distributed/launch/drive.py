@@ -33,8 +33,7 @@ def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Co
     Raises:
         WmError: The run cannot go on. A checkpoint was saved where that was still possible.
     """
-    rows = run_dir.read_metrics()
-    history = History(config, float(rows[-1]["wall_seconds"]) if rows else 0.0)
+    history = History(config, run_dir.trained_seconds())
     with (
         Progress(history, run_dir, console) as progress,
         _logging_to(run_dir, progress.note),
@@ -48,6 +47,7 @@ def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Co
             final = run.to_its_end(interrupts)
     console.print()
     if final:
+        console.print(f"after {final.agent.train_steps:,} train steps:", highlight=False)
         print_result(console, {"trained agent": final.agent, "random policy": final.random})
         console.print()
     print_files(console, run_dir)
@@ -151,6 +151,7 @@ class _Run:
     def _write_files(self, final: FinalEvaluation | None) -> None:
         self._progress.waiting("Drawing curves and videos …")
         if final:
+            self._report = final.report or self._report
             assert self._status is not None
             self._recorder.record_evaluation(final.agent, "final", self._seconds)
             self._recorder.record_evaluation(final.random, "random", self._seconds)

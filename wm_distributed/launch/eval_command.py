@@ -1,4 +1,4 @@
-"""``wm-distributed eval``: the newest checkpoint of a run beside the random policy."""
+"""``wm-distributed eval``: a checkpoint of a run beside the random policy."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from rich.console import Console
 from wm_distributed.config import RunConfig
 from wm_distributed.launch.report import print_result
 from wm_distributed.launch.run_dir import RunDir
-from wm_distributed.launch.runtime import make_runtime
+from wm_distributed.launch.runtime import Which, make_runtime
 
 
 def evaluate_run(
     run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")],
     /,
     episodes: int | None = None,
+    checkpoint: Which = "best",
     video: bool = False,
 ) -> int:
-    """Evaluates the newest checkpoint of a run on seeds that training never uses.
+    """Evaluates a checkpoint of a run on seeds that training never uses.
 
     Args:
         run_dir: Directory of the run.
         episodes: Episodes of the agent and of the random policy; none: as at the end of the run.
+        checkpoint: The one of the best evaluation during training, or the newest.
         video: Save the first episode as eval.mp4 in the run directory.
     """
     directory = RunDir.open(run_dir)
@@ -38,7 +40,7 @@ def evaluate_run(
     console = Console()
     try:
         runtime.start()
-        final = runtime.evaluate_final(episodes or config.eval.final_episodes)
+        final = runtime.evaluate_final(episodes or config.eval.final_episodes, checkpoint)
     finally:
         runtime.stop(checkpoint=False)
     console.print(f"after {final.agent.train_steps:,} train steps:", highlight=False)

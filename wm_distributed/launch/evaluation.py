@@ -93,7 +93,8 @@ class Evaluator:
 
     @contextmanager
     def _open(self, num_envs: int, seed: int, *, render: bool = False) -> Iterator[WatchedEnv]:
-        self._env = env = WatchedEnv(self._plan.open_env(num_envs, seed, render=render))
+        opened = self._plan.open_env(num_envs, seed, evaluation=True, render=render)
+        self._env = env = WatchedEnv(opened)
         try:
             yield env
         finally:

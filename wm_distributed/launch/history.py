@@ -44,14 +44,9 @@ class History:
         self._began = self._clock()
 
     @property
-    def session_seconds(self) -> float:
-        """Seconds since the beginning, or since the run was resumed."""
-        return self._clock() - self._began
-
-    @property
     def seconds(self) -> float:
         """Seconds of this run, those before a resumption included."""
-        return self._already + self.session_seconds
+        return self._already + self._clock() - self._began
 
     def update(self, status: RunStatus) -> None:
         """Takes in the newest status."""
@@ -85,7 +80,7 @@ class History:
         for limit, done, rate, name in (
             (stop.env_steps, status.env_steps, env_rate, "env steps"),
             (stop.train_steps, status.train_steps, train_rate, "train steps"),
-            (stop.wall_seconds, self.session_seconds, 1.0, "time"),
+            (stop.wall_seconds, self.seconds, 1.0, "time"),
         ):
             if limit is not None and rate:
                 estimates.append((max(limit - done, 0.0) / rate, name))
@@ -98,7 +93,7 @@ class History:
             return status.env_steps, stop.env_steps
         if stop.train_steps is not None:
             return status.train_steps, stop.train_steps
-        return None if stop.wall_seconds is None else (self.session_seconds, stop.wall_seconds)
+        return None if stop.wall_seconds is None else (self.seconds, stop.wall_seconds)
 
     def waits(self) -> str:
         """Who waits for what, such as ``actors 62 % (ratio), learner 3 % (data)``."""

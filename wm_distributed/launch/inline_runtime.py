@@ -29,6 +29,7 @@ from wm_distributed.launch.aggregate import aggregate
 from wm_distributed.launch.evaluation import FINAL, Evaluator
 from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.plan import RESUMED, Plan, choose_device, seed_rank, use_threads
+from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import (
     Evaluation,
     FinalEvaluation,
@@ -36,6 +37,7 @@ from wm_distributed.launch.runtime import (
     Role,
     RunStatus,
     TrainReport,
+    Which,
 )
 from wm_distributed.launch.worker_process import make_pulse
 from wm_distributed.seeding import rank_seed
@@ -86,14 +88,15 @@ class InlineRuntime:
         self._turns: Iterator[None] = iter(())
         self._evaluator = Evaluator(plan)
         self._began_at = 0
-        self._began = time.monotonic()
+        self._finished = False
 
     def start(self) -> None:
         use_threads(self._config.learner.num_threads, 1)
         self._learner = learner = self._build_learner()
         learner.start()
-        seed = self._config.seed
+        seed, trained_seconds = self._config.seed, 0.0
         if self._resume:
+            trained_seconds = RunDir(self._plan.run_dir).trained_seconds()
             seed = rank_seed(seed, 0, learner.train_steps)
             logger.warning(RESUMED, learner.train_steps)
         self._loops = [
@@ -103,29 +106,37 @@ class InlineRuntime:
             for actor in range(self._config.actors.num_actors)
         ]
         self._turns = self._lockstep(learner)
-        self._began_at, self._began = learner.train_steps, time.monotonic()
+        self._began_at = learner.train_steps
+        self._schedule.begin(self._env_steps, trained_seconds)
 
     def poll(self) -> RunStatus:
+        assert self._learner is not None
         until = time.monotonic() + _POLL_SECONDS
         evaluations: list[Evaluation] = []
         while not (reason := self._reason_to_end(evaluations)) and time.monotonic() < until:
             next(self._turns)
             number = self._schedule.evaluation_due(self._env_steps)
             if number is not None:
-                evaluations.append(self._evaluate(number, self._config.eval.episodes))
+                evaluations.append(self._evaluate(self._learner, number))
         return self._status(reason, evaluations)
 
-    def evaluate_final(self, episodes: int) -> FinalEvaluation:
-        agent = self._evaluate(FINAL, episodes, video=True)
-        return FinalEvaluation(agent, self._evaluator.random(FINAL, episodes))
+    def evaluate_final(self, episodes: int, which: Which = "best") -> FinalEvaluation:
+        assert self._learner is not None
+        if self._learner.train_steps > self._began_at:  # otherwise there is nothing to be saved
+            self._finish_training()
+        weights, report = self._learner.final_weights(which), self._learner.take_report()
+        agent = self._evaluator.agent(
+            weights, FINAL, episodes, env_steps=self._env_steps, video=True
+        )
+        return FinalEvaluation(agent, self._evaluator.random(FINAL, episodes), report)
 
     def stop(self, *, checkpoint: bool) -> None:
-        learner, self._learner = self._learner, None
         loops, self._loops = self._loops, []
         try:
-            if learner is not None and checkpoint:
-                learner.finish()
+            if checkpoint:
+                self._finish_training()
         finally:
+            self._learner = None
             for loop in loops:
                 loop.close()
 
@@ -155,7 +166,6 @@ class InlineRuntime:
             counts = checkpoint.manifest.counters
             learner.load_state_dict(checkpoint.state)
             self._limiter.load_state_dict(counts)
-            self._schedule.resume_at(counts["env_steps"])
         else:
             seed_rank(self._config.seed, 0, 0)
         return learner
@@ -191,24 +201,23 @@ class InlineRuntime:
                     f"neither actors nor learner may go on: {self._limiter.describe()}"
                 )
 
-    def _evaluate(self, number: int, episodes: int, *, video: bool = False) -> Evaluation:
-        weights = self._server.fetch(0)
-        assert weights is not None, "the learner publishes when it starts"
+    def _evaluate(self, learner: Learner, number: int) -> Evaluation:
         evaluation = self._evaluator.agent(
-            weights, number, episodes, env_steps=self._env_steps, video=video
+            learner.snapshot(), number, self._config.eval.episodes, env_steps=self._env_steps
         )
-        if self._learner is not None and number != FINAL:
-            self._learner.request_checkpoint(evaluation.return_mean)
+        learner.keep_if_best(evaluation.train_steps, evaluation.return_mean)
         return evaluation
+
+    def _finish_training(self) -> None:
+        if self._learner is not None and not self._finished:
+            self._finished = True
+            self._learner.finish()
 
     # ------------------------------------------------------------------------------- status
 
     def _reason_to_end(self, evaluations: Sequence[Evaluation]) -> str:
         assert self._learner is not None
-        seconds = time.monotonic() - self._began
-        return self._schedule.reason_to_end(
-            self._env_steps, self._learner.train_steps, seconds, evaluations
-        )
+        return self._schedule.reason_to_end(self._env_steps, self._learner.train_steps, evaluations)
 
     def _status(self, reason: str, evaluations: Sequence[Evaluation]) -> RunStatus:
         assert self._learner is not None

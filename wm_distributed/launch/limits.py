@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from wm_distributed.config import EvalConfig, StopConfig
 from wm_distributed.launch.runtime import Evaluation
@@ -11,15 +12,28 @@ from wm_distributed.launch.runtime import Evaluation
 class Schedule:
     """Decides by the counts of a run; both runtimes ask it."""
 
-    def __init__(self, stop: StopConfig, evaluation: EvalConfig) -> None:
+    def __init__(
+        self,
+        stop: StopConfig,
+        evaluation: EvalConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Begins with a run that has done nothing."""
         self._stop = stop
         self._every = evaluation.every_env_steps
         self._evaluated = 0
+        self._clock = clock
+        self._began = clock()
 
-    def resume_at(self, env_steps: int) -> None:
-        """Goes on with a run that has come so far."""
+    def begin(self, env_steps: int = 0, trained_seconds: float = 0.0) -> None:
+        """Lets the time run.
+
+        Args:
+            env_steps: How far a resumed run had come.
+            trained_seconds: How long that had taken.
+        """
         self._evaluated = env_steps // self._every if self._every else 0
+        self._began = self._clock() - trained_seconds
 
     def evaluation_due(self, env_steps: int) -> int | None:
         """Number (from 1) of the evaluation to begin now; None: none is due."""
@@ -30,10 +44,10 @@ class Schedule:
         return number
 
     def reason_to_end(
-        self, env_steps: int, train_steps: int, seconds: float, evaluations: Sequence[Evaluation]
+        self, env_steps: int, train_steps: int, evaluations: Sequence[Evaluation]
     ) -> str:
         """The limit that is reached, in words; empty if none is."""
-        stop = self._stop
+        stop, seconds = self._stop, self._clock() - self._began
         if stop.env_steps is not None and env_steps >= stop.env_steps:
             return f"{env_steps:,} environment steps, the limit is {stop.env_steps:,}"
         if stop.train_steps is not None and train_steps >= stop.train_steps:

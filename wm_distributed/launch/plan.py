@@ -6,7 +6,7 @@ Both runtimes build the same parts from the same plan; they differ in what the p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +78,16 @@ class Plan:
         """Environments that fill replay at the same time."""
         return self.config.actors.num_actors * self.config.actors.envs_per_actor
 
-    def open_env(self, num_envs: int, seed: int, *, render: bool = False) -> VectorEnv:
-        """Makes environments."""
+    def open_env(
+        self, num_envs: int, seed: int, *, evaluation: bool = False, render: bool = False
+    ) -> VectorEnv:
+        """Makes environments; those for evaluation play whole episodes, whatever training does."""
         from wm_distributed.envs import make_vector_env  # the engines take a second to import
 
-        return make_vector_env(self.config.env, num_envs, seed, render=render)
+        env = self.config.env
+        if evaluation:
+            env = replace(env, life_loss_terminal=False)
+        return make_vector_env(env, num_envs, seed, render=render)
 
     def build_policy(self, seed: int) -> Policy:
         """Makes an untrained policy."""

@@ -1,4 +1,4 @@
-"""The evaluator's process, and the one evaluation that it plays at a time."""
+"""The evaluator's process, the one evaluation that it plays at a time, and what it evaluates."""
 
 from __future__ import annotations
 
@@ -13,10 +13,41 @@ from wm_distributed.errors import EnvError
 from wm_distributed.launch.ray_handles import RayProcess, failure_of, is_done
 from wm_distributed.launch.runtime import Evaluation
 from wm_distributed.launch.supervisor import Team
+from wm_distributed.types import Weights
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
+
+
+class RaySnapshot:
+    """Asks the learner for the weights to evaluate, and asks its successor if it dies meanwhile."""
+
+    def __init__(self) -> None:
+        self._answer: ray.ObjectRef[Weights | None] | None = None
+
+    def poll(self, learner: Any) -> ray.ObjectRef[Weights | None] | None:
+        """A reference to the weights, once; None as long as there are none.
+
+        Args:
+            learner: Ray actor of rank 0.
+
+        Raises:
+            WmError: The learner failed.
+        """
+        answer, self._answer = self._answer, None
+        if answer is None:
+            self._answer = learner.snapshot.remote()
+            return None
+        if not is_done(answer):
+            self._answer = answer
+            return None
+        try:
+            return answer if ray.get(answer) is not None else None
+        except RayTaskError as error:
+            raise failure_of(error) from error
+        except RayActorError:
+            return None
 
 
 class RayEvaluator:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from replay_service.client import ReplayClient
-from wm_distributed.api import DataSpec, ReplayReader
+from wm_distributed.api import DataSpec, ReplayReader, Report
 from wm_distributed.launch.plan import Plan, seed_rank, use_threads
 from wm_distributed.launch.ray_handles import PatientSampling, RayWeightsSink
 from wm_distributed.launch.ray_replay import RayLimiter
@@ -21,6 +22,7 @@ from wm_distributed.launch.ray_workers import Services
 from wm_distributed.launch.runtime import TrainReport
 from wm_distributed.launch.supervisor import Pulse
 from wm_distributed.launch.worker_process import log_to, make_pulse
+from wm_distributed.types import Weights
 
 if TYPE_CHECKING:
     from learners.learner import Learner
@@ -128,11 +130,23 @@ class LearnerWorker:
         """Ends ``run`` after the step under way; with several ranks, after a common one."""
         self._stop.set()
 
+    @ray.method(concurrency_group="snapshot")
+    def snapshot(self) -> Weights | None:
+        """Saves and gives the weights as they are before the next step; None while starting."""
+        learner = self._learner
+        return learner.request(learner.snapshot).result() if learner else None
+
     @ray.method(concurrency_group="watch")
-    def save(self, score: float) -> None:
-        """Asks for a checkpoint, which is kept if the score is the best so far."""
-        if self._learner is not None:
-            self._learner.request_checkpoint(score)
+    def keep_if_best(self, train_steps: int, score: float) -> None:
+        """Asks that the last snapshot be kept if it scored better than all before."""
+        if (learner := self._learner) is not None:
+            learner.request(partial(learner.keep_if_best, train_steps, score))
+
+    @ray.method(concurrency_group="work", num_returns=2)
+    def final(self, which: Literal["newest", "best"]) -> tuple[Weights, Report | None]:
+        """The weights to judge the run by, and the last report; for after ``run``."""
+        assert self._learner is not None
+        return self._learner.final_weights(which), self._learner.take_report()
 
     @ray.method(concurrency_group="watch")
     def publish_again(self) -> None:

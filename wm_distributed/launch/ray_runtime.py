@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from wm_distributed.errors import DeadlineError
 from wm_distributed.launch.aggregate import aggregate
@@ -24,15 +24,19 @@ from wm_distributed.launch.evaluation import FINAL
 from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.plan import RESUMED, Plan
 from wm_distributed.launch.ray_cluster import RayCluster
-from wm_distributed.launch.ray_evaluator import RayEvaluator
+from wm_distributed.launch.ray_evaluator import RayEvaluator, RaySnapshot
 from wm_distributed.launch.ray_handles import RayProcess
 from wm_distributed.launch.ray_learner import LearnerPulse
+from wm_distributed.launch.ray_pending import RayPending
 from wm_distributed.launch.ray_teams import RayTeams
+from wm_distributed.launch.ray_workers import Handle
+from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import (
     Evaluation,
     FinalEvaluation,
     RunStatus,
     TrainReport,
+    Which,
 )
 from wm_distributed.launch.supervisor import Team
 from wm_distributed.seeding import rank_seed
@@ -55,6 +59,7 @@ class RayRuntime:
             resume: Whether to go on from the newest checkpoint in the run directory.
         """
         self._config = plan.config
+        self._run_dir = plan.run_dir
         self._resume = resume
         self._cluster = RayCluster(plan.config.runtime.ray_address)
         self._log_dir = None if self._cluster.joined else plan.run_dir / "logs"
@@ -64,10 +69,11 @@ class RayRuntime:
         self._actors: list[Team] = []
         self._learners: list[Team] = []
         self._evaluator: RayEvaluator | None = None
+        self._snapshot = RaySnapshot()
+        self._evaluation_due: int | None = None
         self._env_steps = 0
         self._train_steps = 0
         self._newest_pulse: LearnerPulse | None = None
-        self._began = time.monotonic()
         self._polled = 0.0
 
     def start(self) -> None:
@@ -87,7 +93,8 @@ class RayRuntime:
         else:
             self._start_actors(self._config.seed)
             self._wait_for_learner()
-        self._began = time.monotonic()
+        seconds = RunDir(self._run_dir).trained_seconds() if self._resume else 0.0
+        self._schedule.begin(self._env_steps, seconds)
 
     def poll(self) -> RunStatus:
         time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
@@ -95,17 +102,21 @@ class RayRuntime:
         self._mend()
         return self._status(self._evaluate())
 
-    def evaluate_final(self, episodes: int) -> FinalEvaluation:
+    def evaluate_final(self, episodes: int, which: Which = "best") -> FinalEvaluation:
         self._finish_training()
+        weights, report = self._rank_0.final.remote(which)
+        last_report = RayPending(report, "the learner").result(_FINISH_SECONDS)
+        self._end_training()
         assert self._evaluator is not None
-        agent = self._evaluator.wait("evaluate", FINAL, episodes, self._env_steps, True)
+        agent = self._evaluator.wait("evaluate", weights, FINAL, episodes, self._env_steps, True)
         random = self._evaluator.wait("evaluate_random", FINAL, episodes)
-        return FinalEvaluation(agent, random)
+        return FinalEvaluation(agent, random, last_report)
 
     def stop(self, *, checkpoint: bool) -> None:
         try:
             if checkpoint:
                 self._finish_training()
+                self._end_training()
         finally:
             for team in self._everyone():
                 team.kill()
@@ -133,7 +144,6 @@ class RayRuntime:
         """Lets the limiter go on from the learner's checkpoint; gives the actors' next seed."""
         self._teams.services.limiter.load_state_dict.remote(pulse.counts)
         self._env_steps = pulse.counts["env_steps"]
-        self._schedule.resume_at(self._env_steps)
         logger.warning(RESUMED, pulse.began_at)
         return rank_seed(self._config.seed, 0, pulse.began_at)
 
@@ -154,20 +164,30 @@ class RayRuntime:
             counts = {name: count + since.get(name, 0) for name, count in last_counts.items()}
             self._teams.services.limiter.load_state_dict.remote(counts)
         elif team.role == "server":
-            self._tell_learner("publish_again")
+            self._rank_0.publish_again.remote()
 
     def _evaluate(self) -> tuple[Evaluation, ...]:
         """Begins the evaluation that is due, and gives the one that is done."""
         assert self._evaluator is not None
         done = self._evaluator.poll()
         if done is not None:
-            self._tell_learner("save", done.return_mean)
+            self._rank_0.keep_if_best.remote(done.train_steps, done.return_mean)
         if not self._evaluator.busy:
-            number = self._schedule.evaluation_due(self._env_steps)
-            if number is not None:
-                episodes = self._config.eval.episodes
-                self._evaluator.begin("evaluate", number, episodes, self._env_steps)
+            if self._evaluation_due is None:
+                self._evaluation_due = self._schedule.evaluation_due(self._env_steps)
+            self._begin_evaluation()
         return () if done is None else (done,)
+
+    def _begin_evaluation(self) -> None:
+        """Begins what is due as soon as the learner has given the weights for it."""
+        if self._evaluation_due is None:
+            return
+        weights = self._snapshot.poll(self._rank_0)
+        if weights is not None:
+            assert self._evaluator is not None
+            number, self._evaluation_due = self._evaluation_due, None
+            episodes = self._config.eval.episodes
+            self._evaluator.begin("evaluate", weights, number, episodes, self._env_steps)
 
     def _status(self, evaluations: tuple[Evaluation, ...]) -> RunStatus:
         teams = self._everyone()
@@ -185,9 +205,7 @@ class RayRuntime:
         # While their process is away, the counts stay as they were.
         self._env_steps = max(self._env_steps, int(metrics.get("limiter/env_steps", 0)))
         self._train_steps = int(metrics.get("learner/train_steps", self._train_steps))
-        reason = self._schedule.reason_to_end(
-            self._env_steps, self._train_steps, time.monotonic() - self._began, evaluations
-        )
+        reason = self._schedule.reason_to_end(self._env_steps, self._train_steps, evaluations)
         phase, reports = self._learner_news()
         return RunStatus(
             phase=phase,
@@ -213,7 +231,7 @@ class RayRuntime:
     # ------------------------------------------------------------------------------- ending
 
     def _finish_training(self) -> None:
-        """Lets the learner publish and save what it has, then ends learner and actors.
+        """Lets the learner publish, save and report on what it has.
 
         Raises:
             WmError: It could not.
@@ -228,15 +246,21 @@ class RayRuntime:
                     f"the learner did not finish within {_FINISH_SECONDS:.0f} s of being asked to"
                 )
             time.sleep(_WAIT_SECONDS)
+
+    def _end_training(self) -> None:
+        """Ends learner and actors.
+
+        Raises:
+            WmError: One of them has failed.
+        """
         for team in (*self._learners, *self._actors):
             team.poll()
             team.kill()
         self._learners, self._actors = [], []
 
-    def _tell_learner(self, method: str, *arguments: Any) -> None:
-        """Calls a method of rank 0 and waits for nothing."""
-        rank_0 = cast(RayProcess, self._learners[0].processes[0])
-        getattr(rank_0.actor, method).remote(*arguments)
+    @property
+    def _rank_0(self) -> Handle:
+        return cast(RayProcess, self._learners[0].processes[0]).actor
 
     def _learner_pulse(self) -> LearnerPulse | None:
         """Rank 0's newest answer, once every rank is ready."""

@@ -184,7 +184,7 @@ class RayTeams:
         create = _remote(**options)(EvaluatorWorker)
 
         def launch(incarnation: int) -> Sequence[Process]:
-            worker = create.remote(self._plan, self.services, self._log("evaluator", 0))
+            worker = create.remote(self._plan, self._log("evaluator", 0))
             return [RayProcess(worker, worker.pulse.remote)]
 
         return self._team(
@@ -205,7 +205,7 @@ class RayTeams:
         assert self._placement is not None, "reserve() comes first"
         options = self._options("learner") | {
             "num_gpus": 1 if self._device == "cuda" else 0,
-            "concurrency_groups": {"work": 1, "watch": 1},
+            "concurrency_groups": {"work": 1, "watch": 1, "snapshot": 1},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 self._placement, placement_group_bundle_index=rank
             ),

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from wm_distributed.launch.plan import Plan
 
 _HOLD_SECONDS = 5.0  # after which a held actor looks whether it should stop
-_WEIGHTS_SECONDS = 60.0
 
 Handle = Any
 """A Ray actor's handle; Ray declares no useful type for it."""
@@ -147,18 +146,16 @@ class ActorWorker:
 class EvaluatorWorker:
     """The process that plays whole episodes."""
 
-    def __init__(self, plan: Plan, services: Services, log: Path | None) -> None:
+    def __init__(self, plan: Plan, log: Path | None) -> None:
         log_to(log)
         self._plan = plan
-        self._weights = RayWeightsSource(services.server)
         self._evaluator: Evaluator | None = None
 
     @ray.method(concurrency_group="work")
     def evaluate(
-        self, number: int, episodes: int, env_steps: int, video: bool = False
+        self, weights: Weights, number: int, episodes: int, env_steps: int, video: bool = False
     ) -> Evaluation:
-        """Plays with the newest weights."""
-        weights = self._weights.wait(_WEIGHTS_SECONDS)
+        """Plays with these weights."""
         return self._ready().agent(weights, number, episodes, env_steps=env_steps, video=video)
 
     @ray.method(concurrency_group="work")

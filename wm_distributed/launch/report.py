@@ -43,6 +43,7 @@ def write_summary(
         "train_steps": status.train_steps,
         "wall_seconds": wall_seconds,
         "stopped_by": status.reason,
+        "eval_train_steps": final.agent.train_steps,
         "eval_return_mean": final.agent.return_mean,
         "eval_return_std": final.agent.return_std,
         "eval_episodes": len(final.agent.results),

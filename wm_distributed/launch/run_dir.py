@@ -121,6 +121,11 @@ class RunDir:
         """Lines of ``metrics.jsonl``; see :func:`read_jsonl`."""
         return read_jsonl(self.metrics)
 
+    def trained_seconds(self) -> float:
+        """Time that the run has been trained for, as of its last metrics."""
+        rows = self.read_metrics()
+        return float(rows[-1]["wall_seconds"]) if rows else 0.0
+
 
 def newest_runs(root: Path, count: int = 3) -> list[Path]:
     """The newest runs in ``root``, newest first."""

@@ -26,6 +26,7 @@ from wm_distributed.config import RunConfig
 from wm_distributed.types import Array, EpisodeResult
 
 Role = Literal["actor", "shard", "limiter", "learner", "server", "evaluator"]
+Which = Literal["newest", "best"]
 Health = Literal["starting", "running", "hung", "restarting", "dead"]
 
 
@@ -92,10 +93,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """The trained agent (with a video if the environment can draw) beside the random policy."""
+    """The trained agent (with a video if the environment can draw) beside the random policy.
+
+    Attributes:
+        agent: Its evaluation.
+        random: The random policy's, on the same seeds.
+        report: On the world model at the end of training; None where nothing was trained.
+    """
 
     agent: Evaluation
     random: Evaluation
+    report: Report | None = None
 
 
 @dataclass(frozen=True)
@@ -153,8 +161,13 @@ class Runtime(Protocol):
                 failed. ``stop`` still has to be called.
         """
 
-    def evaluate_final(self, episodes: int) -> FinalEvaluation:
-        """Stops training, and evaluates the newest weights and the random policy.
+    def evaluate_final(self, episodes: int, which: Which = "best") -> FinalEvaluation:
+        """Stops training, and evaluates the agent and the random policy.
+
+        Args:
+            episodes: How many, of each; on seeds that no evaluation before has used.
+            which: The weights of the best evaluation during training (the newest where there was
+                none), or the newest.
 
         Raises:
             WmError: The evaluation failed.

@@ -18,6 +18,7 @@ from wm_distributed.launch.runtime import (
     ProcessStatus,
     RunStatus,
     TrainReport,
+    Which,
 )
 from wm_distributed.testing.counting_family import counting_preset
 from wm_distributed.types import EpisodeResult
@@ -102,8 +103,8 @@ class FakeRuntime:
             raise item
         return item() if callable(item) else item
 
-    def evaluate_final(self, episodes: int) -> FinalEvaluation:
-        self.calls.append(f"evaluate {episodes}")
+    def evaluate_final(self, episodes: int, which: Which = "best") -> FinalEvaluation:
+        self.calls.append(f"evaluate {episodes} {which}")
         self.on_evaluate()
         agent = evaluation([90.0, 110.0], env_steps=400, frames=self.frames)
         return FinalEvaluation(agent, evaluation([20.0, 24.0], env_steps=400, version=-1))

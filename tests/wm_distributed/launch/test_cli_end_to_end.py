@@ -45,6 +45,8 @@ def test_a_run_is_trained_shown_resumed_and_evaluated(
 
     before = run_dir.config.read_text(), run_dir.summary.read_text()
     assert main(["eval", str(run_dir.path), "--episodes", "3", "--video"]) == 0
+    assert f"after {resumed['eval_train_steps']:,} train steps" in capsys.readouterr().out
+    assert main(["eval", str(run_dir.path), "--checkpoint", "newest"]) == 0
     assert f"after {resumed['train_steps']:,} train steps" in capsys.readouterr().out
     assert run_dir.eval_video.exists()
     assert (run_dir.config.read_text(), run_dir.summary.read_text()) == before

@@ -57,7 +57,7 @@ def test_a_run_to_its_end_leaves_every_file(
     monkeypatch.setattr(drive_module, "write_pictures", write_pictures)
     assert driven() == 0
     assert driven.runtime.calls == [
-        "start", "poll", "poll", "poll", "poll", "evaluate 4", "stop with checkpoint", "stop",
+        "start", "poll", "poll", "poll", "poll", "evaluate 4 best", "stop with checkpoint", "stop",
     ]  # fmt: skip
     names = {path.name for path in driven.run_dir.path.iterdir()}
     assert names == {
@@ -157,7 +157,7 @@ def test_ctrl_c_in_the_final_evaluation_leaves_it_out_and_keeps_the_checkpoint(
 ) -> None:
     driven.runtime.on_evaluate = interrupt
     assert driven() == INTERRUPTED
-    assert driven.runtime.calls[-3:] == ["evaluate 4", "stop with checkpoint", "stop"]
+    assert driven.runtime.calls[-3:] == ["evaluate 4 best", "stop with checkpoint", "stop"]
     assert not driven.run_dir.summary.exists()
 
 

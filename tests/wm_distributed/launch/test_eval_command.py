@@ -33,7 +33,7 @@ def test_the_agent_is_shown_beside_the_random_policy_and_nothing_is_changed(
 ) -> None:
     before = sorted(run_dir.path.iterdir())
     assert evaluate_run(run_dir.path) == 0
-    assert fake_runtime.calls == ["start", "evaluate 4", "stop"]
+    assert fake_runtime.calls == ["start", "evaluate 4 best", "stop"]
     printed = capsys.readouterr().out
     assert "after 400 train steps" in printed
     assert "100.0" in printed
@@ -49,8 +49,8 @@ def test_the_agent_is_shown_beside_the_random_policy_and_nothing_is_changed(
 def test_episodes_and_video(
     run_dir: RunDir, asked: list[tuple[RunConfig[Any], bool]], fake_runtime: Any
 ) -> None:
-    evaluate_run(run_dir.path, episodes=7, video=True)
-    assert "evaluate 7" in fake_runtime.calls
+    evaluate_run(run_dir.path, episodes=7, checkpoint="newest", video=True)
+    assert "evaluate 7 newest" in fake_runtime.calls
     assert run_dir.eval_video.exists()
 
 

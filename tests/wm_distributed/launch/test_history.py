@@ -83,7 +83,6 @@ def test_seconds_before_a_resumption_count(config: RunConfig[Any], clock: Clock)
     target.begin()
     clock.now += 7
     assert target.seconds == 57.0
-    assert target.session_seconds == 7.0
 
 
 def test_who_waits_and_for_what(

@@ -22,7 +22,11 @@ def evaluation(*returns: float) -> Evaluation:
     ],
 )
 def test_a_run_ends_at_the_limit_that_is_reached(stop: StopConfig, reason: str) -> None:
-    found = Schedule(stop, EvalConfig()).reason_to_end(100, 20, 5.0, [evaluation(3.0, 5.0)])
+    now = 100.0
+    schedule = Schedule(stop, EvalConfig(), lambda: now)
+    schedule.begin(trained_seconds=3.0)
+    now = 102.0
+    found = schedule.reason_to_end(100, 20, [evaluation(3.0, 5.0)])
     assert found.find(reason) >= 0 if reason else found == ""
 
 
@@ -34,7 +38,7 @@ def test_evaluations_are_due_once_at_each_multiple_and_missed_ones_are_not_made_
 
 def test_a_resumed_run_does_not_evaluate_again_where_it_came_from() -> None:
     schedule = Schedule(StopConfig(), EvalConfig(every_env_steps=10))
-    schedule.resume_at(25)
+    schedule.begin(env_steps=25)
     assert [schedule.evaluation_due(steps) for steps in (25, 29, 30)] == [None, None, 3]
 
 

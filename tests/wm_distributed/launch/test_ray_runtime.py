@@ -5,6 +5,7 @@ each waits for what it says, whatever the others have done before.
 """
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -134,15 +135,20 @@ def test_a_process_that_no_longer_answers_is_replaced(run: Watched) -> None:
     run.until(lambda s: processes(s, "actor")[0].pid not in (0, victim.pid))
 
 
-def test_the_final_evaluation_comes_after_training_with_the_newest_weights(run: Watched) -> None:
+def test_the_final_evaluation_plays_the_weights_that_were_evaluated_best(run: Watched) -> None:
     status = run.progress()
     final = run.runtime.evaluate_final(4)
-    assert final.agent.train_steps >= status.train_steps
+    evaluated = {e.train_steps for s in run.statuses for e in s.evaluations}
+    assert final.agent.train_steps in evaluated
     assert [len(final.agent.results), len(final.random.results)] == [4, 4]
     assert final.agent.frames is not None
+    assert final.report is not None
     run.runtime.stop(checkpoint=True)
-    saved = sorted((run.runtime._teams._plan.run_dir / "checkpoints").glob("step-*.json"))
-    assert f"{final.agent.train_steps:09d}" in saved[-1].name
+    checkpoints = run.runtime._teams._plan.run_dir / "checkpoints"
+    best = json.loads((checkpoints / "best.json").read_text())
+    assert best["counters"]["train_steps"] == final.agent.train_steps
+    newest = json.loads(sorted(checkpoints.glob("step-*.json"))[-1].read_text())
+    assert newest["counters"]["train_steps"] >= status.train_steps
 
 
 # ------------------------------------------------------------------------ runs of their own
