@@ -46,6 +46,9 @@ class BatchStream:
         """The next batch and its addresses (context included); None if none came in time.
 
         Here the reader's own deadline counts instead of ``timeout_seconds``.
+
+        Raises:
+            EndOfSweepError: The reader sweeps, and has given every step.
         """
         try:
             batch = self._reader.sample()

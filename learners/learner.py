@@ -6,6 +6,9 @@
          ↑                  │ every publish_every_steps
        replay               └─→ sink.publish
 
+A phase that sweeps goes through everything stored once and trains nothing: what the trainable makes
+of it (latents) is written back, and later phases refuse steps that it has not reached.
+
 With several ranks, all run this loop on their parts of each batch; rank 0 alone publishes, saves
 and reports. Nothing here waits for the device except the reading of metrics (every
 ``log_every_steps``), publications, checkpoints and reports.
@@ -25,17 +28,19 @@ import torch
 from learners.batch_stream import BatchStream
 from learners.metric_window import MetricWindow
 from learners.process_group import local_batch_size
-from learners.write_back import begin_write_back
+from learners.turns import PhaseTurns
+from learners.write_back import begin_write_back, refuse_unswept
 from wm_distributed.api import Phase, Report, Trainable, WeightsSink
 from wm_distributed.checkpoint import Checkpointer
 from wm_distributed.collective import Collective
 from wm_distributed.config import LearnerConfig
-from wm_distributed.errors import CheckpointError, ConfigError, WmError
+from wm_distributed.errors import CheckpointError, EndOfSweepError, WmError
 from wm_distributed.seeding import random_state, set_random_state
 from wm_distributed.timing import WorkMeter
 from wm_distributed.types import (
     LATENT_VERSION,
     POLICY_VERSION,
+    StepAddresses,
     TensorBatch,
     Weights,
 )
@@ -75,33 +80,30 @@ class Learner:
         collective: Collective | None = None,
         sink: WeightsSink | None = None,
         checkpointer: Checkpointer | None = None,
+        repeat: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begins the first phase.
 
         Args:
             trainable: What is trained, on ``device``.
-            phases: Gradient phases, taken in turn for ``Phase.steps`` steps each, from the cycle
-                ``Phase.first_cycle`` on; the first one takes part in every cycle.
+            phases: Gradient phases and sweeps, see :class:`~learners.turns.PhaseTurns`.
             streams: This rank's batches, by phase name.
             config: How often to publish, save, report and log.
             device: Where the trainable and the batches are.
             collective: The group of ranks; none: a single rank.
             sink: Where weights go, on rank 0.
             checkpointer: Where checkpoints go, on rank 0.
+            repeat: Whether the first phase comes again after the last; otherwise training is then
+                finished.
             clock: In seconds.
 
         Raises:
-            ConfigError: A phase is not trained by gradients, or its batch cannot be divided, or the
-                first one does not take part in the first cycle.
+            ConfigError: A phase takes no batches, or they cannot be divided, or the first one does
+                not take part in the first cycle.
         """
-        if phases[0].first_cycle:
-            raise ConfigError(
-                f"phase {phases[0].name!r} comes first and must take part in every cycle, got "
-                f"first_cycle {phases[0].first_cycle}"
-            )
         self._trainable = trainable
-        self._phases = phases
+        self._turns = PhaseTurns(phases, repeat=repeat)
         self._streams = streams
         self._config = config
         self._device = device
@@ -109,15 +111,16 @@ class Learner:
         self._sink = sink
         self._checkpointer = checkpointer
         self._clock = clock
-        self._batch_sizes = [_batch_size(phase, self._collective.world_size) for phase in phases]
+        ranks = self._collective.world_size
+        self._batch_sizes = [local_batch_size(s.batch_size, ranks) for s in self._turns.specs]
 
         self._train_steps = 0
-        self._cycle = 0
         self._version = 0
+        self._swept_version = 0
         self._published_at = -1
         self._agreed_at = -1
         self._carry: Any = None
-        self._begin_phase(0)
+        self._begin_phase()
 
         self._meter = WorkMeter("wait", "train")
         self._window = MetricWindow()
@@ -136,7 +139,17 @@ class Learner:
     @property
     def phase(self) -> str:
         """Name of the phase whose turn it is."""
-        return self._phases[self._phase_index].name
+        return self._turns.phase.name
+
+    @property
+    def phase_steps(self) -> int:
+        """Batches of that phase so far."""
+        return self._turns.steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last phase is done and none comes again."""
+        return self._turns.finished
 
     def start(self, newest_version: int = 0) -> None:
         """Publishes the weights as they are, so that actors can begin.
@@ -149,7 +162,7 @@ class Learner:
         self._publish()
 
     def run(self, should_stop: Callable[[], bool]) -> None:
-        """Trains until told to stop.
+        """Trains until told to stop, or finished.
 
         With several ranks, all must stop after the same step. They ask each other every
         ``log_every_steps`` steps, and stop when ``should_stop`` of any of them says so.
@@ -157,39 +170,29 @@ class Learner:
         Raises:
             DeadlineError: No batch came within the reader's deadline (prefetching streams).
         """
-        while not self._all_stop(should_stop):
+        while not (self.finished or self._all_stop(should_stop)):
             self.step()
 
     def step(self) -> bool:
-        """One train step of the current phase; False if no batch came for a short while."""
+        """One batch of the current phase; False if none came for a short while, or at the end."""
         self._serve_requests()
         if self._clock() - self._saved_time >= self._config.checkpoint_every_seconds:
             self._save()
-        phase = self._phases[self._phase_index]
-        assert phase.data is not None
-        with self._meter.measure("wait"):
-            item = self._streams[phase.name].next(_POLL_SECONDS)
+        if self.finished:
+            return False
+        try:
+            with self._meter.measure("wait"):
+                item = self._streams[self.phase].next(_POLL_SECONDS)
+        except EndOfSweepError:
+            self._end_phase()
+            return True
         if item is None:
             return False
-        batch, addresses = item
-        self._newest = phase.name, batch
-        if self._clock() - self._reported_time >= self._config.report_every_seconds:
-            self._make_report()  # before the step: the model has not been trained on this batch yet
-        with self._meter.measure("train"):
-            self._carry, output = self._trainable.train_step(phase.name, self._carry, batch)
-            self._window.add(output.metrics)
-            update = begin_write_back(phase.data, batch, addresses, output, self._version)
-            if update is not None:
-                self._streams[phase.name].write_back(update)
-            self._train_steps += 1
-            if self._train_steps % self._config.log_every_steps == 0:
-                self._read_metrics(batch)
+        use = self._sweep if self._turns.sweeps else self._train
+        use(*item)
         self._meter.count(1)
-        if self._train_steps % self._config.publish_every_steps == 0:
-            self._publish()
-        self._phase_steps += 1
-        if phase.steps is not None and self._phase_steps >= phase.steps:
-            self._begin_phase(self._next_phase())
+        if self._turns.count():
+            self._end_phase()
         return True
 
     def finish(self) -> None:
@@ -275,9 +278,7 @@ class Learner:
             "trainable": self._trainable.state_dict(),
             "train_steps": self._train_steps,
             "version": self._version,
-            "cycle": self._cycle,
-            "phase": self._phase_index,
-            "phase_steps": self._phase_steps,
+            "turns": self._turns.state_dict(),
             "random": random_state(),
         }
 
@@ -293,27 +294,52 @@ class Learner:
         self._trainable.load_state_dict(state["trainable"])
         self._train_steps = int(state["train_steps"])
         self._version = int(state["version"])
-        self._cycle = int(state["cycle"])
-        self._begin_phase(int(state["phase"]) % len(self._phases))
-        self._phase_steps = int(state["phase_steps"])
+        self._turns.load_state_dict(state["turns"])
+        self._begin_phase()
         if self._collective.rank == 0:
             set_random_state(state["random"])
 
     # ---------------------------------------------------------------------------- the parts
 
-    def _next_phase(self) -> int:
-        """Index of the phase whose turn comes next, which may be in the next cycle."""
-        for index in range(self._phase_index + 1, len(self._phases)):
-            if self._phases[index].first_cycle <= self._cycle:
-                return index
-        self._cycle += 1
-        return 0
+    def _train(self, batch: TensorBatch, addresses: StepAddresses) -> None:
+        refuse_unswept(batch, self._swept_version, self.phase)
+        self._newest = self.phase, batch
+        if self._clock() - self._reported_time >= self._config.report_every_seconds:
+            self._make_report()  # before the step: the model has not been trained on this batch yet
+        with self._meter.measure("train"):
+            self._pass_through(batch, addresses)
+            self._train_steps += 1
+            if self._train_steps % self._config.log_every_steps == 0:
+                self._read_metrics(batch)
+        if self._train_steps % self._config.publish_every_steps == 0:
+            self._publish()
 
-    def _begin_phase(self, index: int) -> None:
-        self._phase_index = index
-        self._phase_steps = 0
-        name, batch_size = self._phases[index].name, self._batch_sizes[index]
-        self._carry = self._trainable.init_train(name, batch_size)
+    def _sweep(self, batch: TensorBatch, addresses: StepAddresses) -> None:
+        if self._turns.steps == 0:
+            self._publish()  # so that no step can hold latents of this version already
+            self._swept_version = self._version
+        with self._meter.measure("train"):
+            self._pass_through(batch, addresses)
+
+    def _pass_through(self, batch: TensorBatch, addresses: StepAddresses) -> None:
+        """Gives the trainable a batch, and begins to write back what it makes of it."""
+        self._carry, output = self._trainable.train_step(self.phase, self._carry, batch)
+        self._window.add(output.metrics)
+        spec = self._turns.specs[self._turns.index]
+        update = begin_write_back(spec, batch, addresses, output, self._version)
+        if update is not None:
+            self._streams[self.phase].write_back(update)
+
+    def _begin_phase(self) -> None:
+        batch_size = self._batch_sizes[self._turns.index]
+        self._carry = self._trainable.init_train(self.phase, batch_size)
+
+    def _end_phase(self) -> None:
+        if self._published_at != self._train_steps:
+            self._publish()
+        self._turns.advance()
+        if not self.finished:
+            self._begin_phase()
 
     def _weights(self) -> Weights:
         return Weights(self._version, self._trainable.policy_weights(), self._train_steps)
@@ -372,12 +398,3 @@ class Learner:
         self._agreed_at = self._train_steps
         vote = torch.tensor(float(should_stop()), device=self._device)
         return bool(self._collective.mean_(vote).item() > 0)
-
-
-def _batch_size(phase: Phase, world_size: int) -> int:
-    if phase.kind != "gradient" or phase.data is None:
-        raise ConfigError(
-            f"phase {phase.name!r} is of kind {phase.kind!r} and has "
-            f"{'no' if phase.data is None else 'its'} data: a learner runs gradient phases on data"
-        )
-    return local_batch_size(phase.data.batch_size, world_size)

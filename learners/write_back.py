@@ -8,6 +8,7 @@ import torch
 
 from learners.batch_stream import start_copy_to_host
 from wm_distributed.api import DataSpec, TrainOutput
+from wm_distributed.errors import ReplayError
 from wm_distributed.types import (
     LATENT_PREFIX,
     LATENT_VERSION,
@@ -56,6 +57,28 @@ def begin_write_back(
         )
 
     return make_update
+
+
+def refuse_unswept(batch: TensorBatch, version: int, phase: str) -> None:
+    """Checks that the last sweep has written the latents of every step.
+
+    Args:
+        batch: About to be trained on.
+        version: That the sweep wrote; 0: there was none.
+        phase: Name of the phase, for the message.
+
+    Raises:
+        ReplayError: There is an older step.
+    """
+    if not version or LATENT_VERSION not in batch.columns:
+        return
+    oldest = int(batch.columns[LATENT_VERSION].min())
+    if oldest < version:
+        raise ReplayError(
+            f"phase {phase!r} got a step whose latents are of version {oldest}, but the sweep "
+            f"before it wrote version {version} to every step: some steps came later, or the "
+            "write failed; resume the run, and it sweeps again"
+        )
 
 
 def _steps(addresses: StepAddresses, start: int, stop: int | None) -> StepAddresses:

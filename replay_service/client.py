@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from replay_service.group import ShardGroup
 from replay_service.handles import LimiterHandle, ShardHandle
 from replay_service.reader import BatchReader
+from replay_service.sweep import SweepReader
 from replay_service.writer import ChunkWriter
-from wm_distributed.api import DataSpec
+from wm_distributed.api import DataSpec, ReplayReader
 from wm_distributed.errors import ReplayError
 from wm_distributed.types import ReplayUpdate, SequenceBatch, SequenceChunk
 
@@ -25,6 +26,7 @@ class ReplayClient:
         shards: Sequence[ShardHandle],
         spec: DataSpec | None = None,
         *,
+        sweep: bool = False,
         limiter: LimiterHandle | None = None,
         rank: int = 0,
         num_ranks: int = 1,
@@ -38,6 +40,7 @@ class ReplayClient:
         Args:
             shards: Handles of all shards.
             spec: The batches to sample; None for a client that only writes.
+            sweep: Whether to give every stored step once, on every rank alike.
             limiter: What counts batches before they are handed out; None: nothing does.
             rank: This learner's rank, which seeds its choices.
             num_ranks: Ranks that share the batch equally.
@@ -51,8 +54,10 @@ class ReplayClient:
         """
         group = ShardGroup(shards)
         self._writer = ChunkWriter(group, max_inserts_in_flight, timeout_seconds)
-        self._reader = None
-        if spec is not None:
+        self._reader: ReplayReader | None = None
+        if spec is not None and sweep:
+            self._reader = SweepReader(group, spec, limiter, timeout_seconds)
+        elif spec is not None:
             self._reader = BatchReader(
                 group,
                 spec,
@@ -79,7 +84,7 @@ class ReplayClient:
     def waited_seconds(self) -> Mapping[str, float]:
         return self._the_reader().waited_seconds()
 
-    def _the_reader(self) -> BatchReader:
+    def _the_reader(self) -> ReplayReader:
         if self._reader is None:
             raise ReplayError("this client only writes; give it a DataSpec to sample with")
         return self._reader

@@ -54,6 +54,11 @@ class StartIndex:
         """``bool``, whether each row is in the set."""
         return self._position[rows] >= 0
 
+    def following(self, row: int, count: int) -> Array:
+        """The first ``count`` rows of the set beyond ``row``, in order, ``int64 (n,)``."""
+        rows = np.flatnonzero(self._position[row + 1 :] >= 0)[:count]
+        return rows + (row + 1)
+
     def choose(self, rng: np.random.Generator, count: int) -> Array:
         """``int64 (count,)`` uniform choices with replacement; the set must not be empty."""
         return self._dense[rng.integers(self._size, size=count)].astype(np.int64)

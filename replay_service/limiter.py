@@ -8,6 +8,9 @@ Only the insert that completes ``min_size`` may raise the balance further.
 
 Until ``min_size`` environment steps were counted, samples wait and inserts do not, and these steps
 count for nothing: they are no debt that training would have to catch up with.
+
+With a ``collection`` there is no ratio: inserts are granted until it is complete, samples from then
+on.
 """
 
 from __future__ import annotations
@@ -25,7 +28,14 @@ class ReplayRatioLimiter:
     lets the other side go first, which is how one process runs both in lockstep.
     """
 
-    def __init__(self, ratio: float | None, min_size: int, band: float = 0.0) -> None:
+    def __init__(
+        self,
+        ratio: float | None,
+        min_size: int,
+        band: float = 0.0,
+        *,
+        collection: int | None = None,
+    ) -> None:
         """Begins with empty replay.
 
         Args:
@@ -33,7 +43,10 @@ class ReplayRatioLimiter:
             min_size: Environment steps before the first sample.
             band: Error allowed in either direction, in trained steps; never below what the
                 largest insert and sample need.
+            collection: Environment steps, since the run began, that actors collect before
+                training; nothing is collected afterwards, and the other arguments mean nothing.
         """
+        self._collection = collection
         self._ratio = ratio
         self._min_size = min_size
         self._band = band
@@ -127,11 +140,15 @@ class ReplayRatioLimiter:
             return self._changed.wait_for(allowed, timeout_seconds)
 
     def _may_insert(self, env_steps: int) -> bool:
+        if self._collection is not None:
+            return self._env_steps < self._collection
         if self._ratio is None or self._missing > 0:
             return True  # nobody can sample yet: a refusal would stop both sides for ever
         return self._balance() + self._ratio * env_steps <= self._allowed_error()
 
     def _may_sample(self, train_steps: int) -> bool:
+        if self._collection is not None:
+            return self._env_steps >= self._collection
         if self._missing > 0:
             return False
         return self._ratio is None or self._balance() - train_steps >= -self._allowed_error()

@@ -49,10 +49,19 @@ class InsertReceipt:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """Asks a shard for ``sum(picks)`` sequences of a table."""
+    """Asks a shard for sequences of a table.
+
+    Attributes:
+        table: Its name.
+        picks: How many, and how they are chosen.
+        columns: Those wanted; empty: all.
+        after: Give instead the first ``picks.uniform`` starts in rows beyond this one, in order.
+    """
 
     table: str
     picks: Picks
+    columns: tuple[str, ...] = ()
+    after: int | None = None
 
 
 class Sequences(Protocol):

@@ -184,7 +184,12 @@ class BatchReader:
         count = self._batch_size * max(1, self._prefetch)
         picks = spread(self._spec.selector, count, self._holdings, self._rng)
         answers = [
-            (index, self._group[index].sample(SampleRequest(self._spec.table, part)))
+            (
+                index,
+                self._group[index].sample(
+                    SampleRequest(self._spec.table, part, self._spec.columns)
+                ),
+            )
             for index, part in picks.items()
         ]
         # A shard that is not asked would never be known to hold more: ask one in turn.

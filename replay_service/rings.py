@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -33,6 +33,20 @@ def bytes_per_step(layout: Layout) -> int:
     return sum(dtype.itemsize * int(np.prod(shape)) for shape, dtype in layout.values())
 
 
+def chosen_columns(layout: Layout, names: Collection[str], where: str) -> Layout:
+    """The part of a layout that is named; all of it where no name is given.
+
+    Raises:
+        ReplayError: A column is not stored.
+    """
+    if missing := set(names) - set(layout):
+        raise ReplayError(
+            f"{where}: columns {', '.join(sorted(missing))} are not stored; stored are "
+            f"{', '.join(sorted(layout))}"
+        )
+    return {name: layout[name] for name in names or layout}
+
+
 class Rings:
     """The columns of a layout, each with as many rows as steps can be held."""
 
@@ -41,7 +55,10 @@ class Rings:
         self._layout = layout
         self._columns = columns
         self._shard = shard
-        self.step_bytes = bytes_per_step(layout)
+
+    def step_bytes(self, names: Collection[str] = ()) -> int:
+        """Bytes of one step's columns, those named or all."""
+        return bytes_per_step(chosen_columns(self._layout, names, f"replay shard {self._shard}"))
 
     @property
     def nbytes(self) -> int:
@@ -69,9 +86,14 @@ class Rings:
         for name, ring in self._columns.items():
             ring[first : first + stop - start] = columns[name][start:stop]
 
-    def gather(self, rows: Array) -> Columns:
-        """Copies of rows ``(b, L)``: columns ``(b, L, …)``."""
-        return {name: ring.take(rows, axis=0) for name, ring in self._columns.items()}
+    def gather(self, rows: Array, names: Collection[str] = ()) -> Columns:
+        """Copies of rows ``(b, L)``: columns ``(b, L, …)``, those named or all.
+
+        Raises:
+            ReplayError: A column is not stored.
+        """
+        layout = chosen_columns(self._layout, names, f"replay shard {self._shard}")
+        return {name: self._columns[name].take(rows, axis=0) for name in layout}
 
     def check_update(self, columns: Mapping[str, Array], num_rows: int) -> None:
         """Checks new values of ``num_rows`` rows.

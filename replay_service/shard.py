@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,7 +35,6 @@ from replay_service.messages import (
 )
 from replay_service.rings import Layout, layout_of
 from replay_service.store import Store, affordable_steps, allocate
-from replay_service.table import Table
 from wm_distributed.api import DataSpec
 from wm_distributed.errors import ReplayError
 from wm_distributed.types import (
@@ -193,7 +193,7 @@ class ReplayShard:
         """Copies of the sequences asked for; none if the table holds no valid start.
 
         Raises:
-            ReplayError: No such table.
+            ReplayError: No such table or column.
         """
         begin = time.perf_counter()
         self._check_table(request.table)
@@ -202,23 +202,23 @@ class ReplayShard:
             with self._metadata:
                 return SampleReply({}, _NO_ROWS, _NO_ROWS, self._holdings())
         with self._reading:
-            columns, rows, generations = self._read(
-                store, store.tables[request.table], request.picks
-            )
+            columns, rows, generations = self._read(store, request)
         with self._metadata:
-            self._count_sample(store, begin, rows.size)
+            self._count_sample(store, begin, rows.size, request.columns)
             return SampleReply(columns, rows, generations, self._holdings())
 
-    def _count_sample(self, store: Store, begin: float, num_steps: int) -> None:
+    def _count_sample(
+        self, store: Store, begin: float, num_steps: int, columns: tuple[str, ...]
+    ) -> None:
         self._sample_seconds.append(time.perf_counter() - begin)
         self._counts["replay/sampled_steps"] += num_steps
-        self._counts["replay/sample_bytes"] += num_steps * store.rings.step_bytes
+        self._counts["replay/sample_bytes"] += num_steps * store.rings.step_bytes(columns)
 
     def locate(self, request: SampleRequest) -> Located:
         """Like :meth:`sample`, but the caller reads the rings itself (``shared_rings.py``).
 
         Raises:
-            ReplayError: No such table.
+            ReplayError: No such table or column.
         """
         begin = time.perf_counter()
         self._check_table(request.table)
@@ -226,36 +226,41 @@ class ReplayShard:
         with self._metadata:
             if store is None or sum(request.picks) == 0:
                 return Located(_NO_ROWS, _NO_ROWS, self._holdings(), None)
-            rows = self._choose(store, store.tables[request.table], request.picks)
-            self._count_sample(store, begin, rows.size)
+            rows = self._choose(store, request)
+            self._count_sample(store, begin, rows.size, request.columns)
             generations = store.blocks.generations(rows)
             memory = None if store.memory is None else store.memory.map
             return Located(rows, generations, self._holdings(), memory)
 
-    def _read(self, store: Store, table: Table, picks: Picks) -> tuple[Columns, Array, Array]:
+    def _read(self, store: Store, request: SampleRequest) -> tuple[Columns, Array, Array]:
         """Columns, rows and generations of chosen sequences, ``(b, L, …)``."""
         with self._metadata:
-            rows = self._choose(store, table, picks)
+            rows = self._choose(store, request)
             generations = store.blocks.generations(rows)
-        columns = store.rings.gather(rows)
+        columns = store.rings.gather(rows, request.columns)
         with self._metadata:
             stale = (store.blocks.generations(rows) != generations).any(axis=1)
             if not stale.any():
                 return columns, rows, generations
             # Rows were overwritten while they were read: others take their places, which are few
             # and therefore read under the lock.
-            fresh = self._choose(store, table, Picks(uniform=int(stale.sum())))
+            others = replace(request, picks=Picks(uniform=int(stale.sum())), after=None)
+            fresh = self._choose(store, others)
             rows = np.concatenate([rows[~stale], fresh])
-            replaced = store.rings.gather(fresh)
+            replaced = store.rings.gather(fresh, request.columns)
             columns = {
                 name: np.concatenate([value[~stale], replaced[name]])
                 for name, value in columns.items()
             }
             return columns, rows, store.blocks.generations(rows)
 
-    def _choose(self, store: Store, table: Table, picks: Picks) -> Array:
+    def _choose(self, store: Store, request: SampleRequest) -> Array:
         """Rows ``(b, L)`` of chosen sequences; ``(0, L)`` if there is none."""
-        starts = table.choose(picks, self._rng, store.blocks.generation)
+        table = store.tables[request.table]
+        if request.after is None:
+            starts = table.choose(request.picks, self._rng, store.blocks.generation)
+        else:
+            starts = table.following(request.after, request.picks.uniform)
         return store.blocks.rows(starts, table.sequence_steps)
 
     # ------------------------------------------------------------------------------ update

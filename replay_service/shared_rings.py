@@ -7,10 +7,12 @@ overwritten, and its count of writes is odd while rows of it are being written b
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from replay_service.messages import Located
-from replay_service.rings import Layout
+from replay_service.rings import Layout, chosen_columns
 from replay_service.shared_memory import MemoryMap, open_shared
 from replay_service.store import GENERATIONS, WRITES
 from wm_distributed.types import Array, Columns
@@ -55,8 +57,8 @@ class SharedRings:
         torn = np.arange(len(rows))
         for attempt in range(_ATTEMPTS):
             before = self._writes[blocks[torn]]
-            for name, ring in self._columns.items():
-                target = into[name][first : first + len(rows)]
+            for name, column in into.items():
+                ring, target = self._columns[name], column[first : first + len(rows)]
                 if attempt == 0:
                     ring.take(rows, axis=0, out=target, mode="clip")  # the default copies twice
                 else:
@@ -73,12 +75,16 @@ class SharedRings:
 class SharedReply:
     """A shard's answer whose sequences still lie in its rings."""
 
-    def __init__(self, located: Located, rings: SharedRings) -> None:
-        """Args: the answer, and the rings that it means."""
+    def __init__(self, located: Located, rings: SharedRings, columns: Collection[str] = ()) -> None:
+        """Args: the answer, the rings that it means, and the columns wanted (empty: all).
+
+        Raises:
+            ReplayError: A column is not stored.
+        """
         self.rows = located.rows
         self.generations = located.generations
         self.holdings = located.holdings
-        self.layout = rings.layout
+        self.layout = chosen_columns(rings.layout, columns, "shared replay memory")
         self._rings = rings
 
     def copy(self, numbers: Array, into: Columns, first: int) -> Array:

@@ -102,6 +102,10 @@ class Table:
         parts.append(self._index.choose(rng, total - sum(map(len, parts))))
         return np.concatenate(parts)
 
+    def following(self, row: int, count: int) -> Array:
+        """The first ``count`` starts in rows beyond ``row``, in order, ``int64 (n,)``."""
+        return self._index.following(row, count)
+
     def set_priorities(self, rows: Array, priorities: Array) -> None:
         """Sets the priorities of starts that are still held.
 

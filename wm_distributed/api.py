@@ -279,6 +279,7 @@ class DataSpec:
         selector: How starts are picked.
         counts_for_ratio: Whether its trained steps count for the replay ratio. Where phases take
             turns, one of them can set the pace for all.
+        columns: Names of the columns that are fetched; empty: all of them.
     """
 
     table: str = "sequences"
@@ -287,6 +288,7 @@ class DataSpec:
     context: int = 0
     selector: SelectorSpec = field(default_factory=SelectorSpec)
     counts_for_ratio: bool = True
+    columns: tuple[str, ...] = ()
 
     @property
     def trained_steps(self) -> int:
@@ -296,19 +298,31 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One kind of training of a family, with its own data.
+    """One part of a family's training, with its own data.
+
+    The phases of a list take turns for ever, beside the actors, unless the first is a collection:
+    then they are a pipeline, of which each phase runs once.
 
     Attributes:
         name: Shown in the progress display and given to the trainable.
-        data: Its batches; None for a population phase.
-        kind: Gradient steps on batches, or a population search.
-        steps: Train steps before the next phase's turn; None: for ever.
+        data: Its batches; None for a collection and for a population phase.
+        kind: What is done.
+
+            - ``gradient``: train steps on sampled batches.
+            - ``collection``: actors alone fill replay; afterwards they stop.
+            - ``sweep``: every stored step passes through ``train_step`` once, in order, in batches
+              of sequences of one step, the last one shorter. What that gives back for replay is
+              there before the next phase begins, which refuses steps that were left out. Counts as
+              no train step.
+            - ``population``: a search for the policy's parameters.
+        steps: Train steps before the next phase's turn, or environment steps of a collection;
+            None: for ever, or as long as a sweep or a search takes.
         first_cycle: Cycles, that is rounds of all phases' turns, in which it is passed over.
     """
 
     name: str
     data: DataSpec | None
-    kind: Literal["gradient", "population"] = "gradient"
+    kind: Literal["gradient", "collection", "sweep", "population"] = "gradient"
     steps: int | None = None
     first_cycle: int = 0
 

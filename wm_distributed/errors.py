@@ -59,6 +59,10 @@ class ReplayError(WmError):
     """Replay was asked for something that it cannot hold or give."""
 
 
+class EndOfSweepError(ReplayError):
+    """Every stored step has been given once; there is no further batch."""
+
+
 class SearchError(WmError):
     """A population search was given a result that it cannot use."""
 

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -17,7 +18,13 @@ from wm_distributed.api import DataSpec, Phase, Report, TrainContext, TrainOutpu
 from wm_distributed.checkpoint import Checkpointer
 from wm_distributed.collective import Collective
 from wm_distributed.config import LearnerConfig
-from wm_distributed.errors import ConfigError, DeadlineError, RunDirError
+from wm_distributed.errors import (
+    ConfigError,
+    DeadlineError,
+    EndOfSweepError,
+    ReplayError,
+    RunDirError,
+)
 from wm_distributed.metrics import FREE_PREFIXES, METRICS
 from wm_distributed.testing import (
     CountingConfig,
@@ -28,7 +35,7 @@ from wm_distributed.testing import (
     check_counting_columns,
 )
 from wm_distributed.testing.counting_models import CountingPolicy, CountingTrainable
-from wm_distributed.types import Array, StreamId, TensorBatch
+from wm_distributed.types import Array, StepAddresses, StreamId, TensorBatch
 
 CPU = torch.device("cpu")
 SPACES = CountingVectorEnv(1).spaces
@@ -410,3 +417,100 @@ def test_the_same_loop_runs_on_prefetched_batches() -> None:
     assert len(replay.updates) == 20  # the last ones too
     check_counting_columns(replay.runs(StreamId(0, 0, 0))[0])
     assert not [thread for thread in threading.enumerate() if thread.name == "batch stream"]
+
+
+SWEPT = DataSpec(batch_size=4, length=1, columns=("is_first", "latent_version"))
+PIPELINE = [
+    Phase(name="first", data=DATA, steps=2),
+    Phase(name="encode", data=SWEPT, kind="sweep"),
+    Phase(name="second", data=DATA, steps=3),
+]
+
+
+class Constant:
+    """A stream of batches whose latents are of one version; it may end, and begins again then."""
+
+    def __init__(self, latent_version: int, num_batches: int | None = None) -> None:
+        self.latent_version = latent_version
+        self.num_batches = num_batches
+        self.given = 0
+
+    def next(self, timeout_seconds: float) -> tuple[TensorBatch, StepAddresses]:
+        self.given += 1
+        if self.num_batches and self.given % (self.num_batches + 1) == 0:
+            raise EndOfSweepError("all given")
+        shape = (4, 7)
+        columns = {"latent_version": torch.full(shape, self.latent_version, dtype=torch.int32)}
+        slots = np.zeros(shape, np.int64)
+        return TensorBatch(columns), StepAddresses(np.zeros(4, np.int64), slots, slots)
+
+    def waited_seconds(self) -> Mapping[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def pipeline(trainable: Any, latent_version: int = 100, **changes: Any) -> Learner:
+    stream = BatchStream(filled_replay(), CPU)
+    streams = {"first": stream, "encode": Constant(0, 3), "second": Constant(latent_version)}
+    return make(trainable, phases=PIPELINE, streams=streams, repeat=False, **changes)
+
+
+def steps_by_phase(calls: list[Any]) -> list[tuple[str, int]]:
+    """Each phase in turn, with its batches."""
+    names = [name for name, number in calls if isinstance(number, int) and name != "load"]
+    return [(name, len(list(group))) for name, group in itertools.groupby(names)]
+
+
+def test_a_pipeline_runs_each_phase_once_and_is_finished() -> None:
+    trainable, sink = Recorder(), FakeWeights()
+    learner = pipeline(trainable, sink=sink)
+    learner.run(lambda: False)
+    assert learner.finished
+    assert not learner.step()
+    calls = [call for call in trainable.calls if len(call) == 2]
+    assert steps_by_phase(calls) == [("first", 2), ("encode", 3), ("second", 3)]
+    assert learner.train_steps == 5  # a sweep trains nothing
+    # At the end of a phase, before the sweep, and every three steps.
+    assert [w.train_steps for w in sink.published] == [2, 2, 3, 5]
+
+
+@pytest.mark.parametrize(("batches", "before_end"), [(1, "first"), (3, "encode"), (7, "second")])
+def test_a_resumed_pipeline_sweeps_again_and_goes_on(batches: int, before_end: str) -> None:
+    learner = pipeline(Recorder())
+    for _ in range(batches):
+        learner.step()
+    assert learner.phase == before_end
+    state = learner.state_dict()
+    done = {"first": batches, "encode": 2, "second": 3}[before_end]
+
+    trainable = Recorder()
+    resumed = pipeline(trainable)
+    resumed.load_state_dict(state)
+    resumed.run(lambda: False)
+    calls = [call for call in trainable.calls if len(call) == 2]
+    ended = [("encode", 3), ("second", 3)]
+    expected = {
+        "first": [("first", 1), *ended],
+        "encode": ended,
+        "second": [("encode", 3), ("second", 2)],
+    }
+    assert steps_by_phase(calls) == expected[before_end]
+    assert resumed.train_steps == 5
+    assert learner.train_steps == done
+
+
+def test_a_finished_pipeline_stays_finished() -> None:
+    learner = pipeline(Recorder())
+    learner.run(lambda: False)
+    resumed = pipeline(Recorder())
+    resumed.load_state_dict(learner.state_dict())
+    assert resumed.finished
+    assert not resumed.step()
+
+
+def test_a_step_that_the_sweep_has_left_out_is_refused() -> None:
+    learner = pipeline(Recorder(), latent_version=1)
+    with pytest.raises(ReplayError, match="'second' got a step whose latents are of version 1"):
+        learner.run(lambda: False)

@@ -198,3 +198,22 @@ def test_the_description_has_the_numbers() -> None:
     text = limiter.describe()
     assert "40 environment steps, 60 more" in text
     assert "aimed at 32.0" in text
+
+
+def test_a_collection_is_completed_before_training_and_ends_with_it() -> None:
+    limiter = ReplayRatioLimiter(ratio=None, min_size=0, collection=30)
+    for _ in range(3):
+        assert not may_sample(limiter, 1)
+        assert may_insert(limiter, 10)
+    assert not may_insert(limiter, 10)
+    for _ in range(100):
+        assert may_sample(limiter, 50)
+
+
+def test_a_resumed_collection_goes_on_where_it_was() -> None:
+    limiter = ReplayRatioLimiter(ratio=None, min_size=0, collection=30)
+    limiter.load_state_dict({"env_steps": 20, "counted_env_steps": 20, "trained_steps": 0})
+    assert not may_sample(limiter, 1)
+    assert may_insert(limiter, 10)
+    assert may_sample(limiter, 1)
+    assert not may_insert(limiter, 10)

@@ -434,10 +434,10 @@ def test_a_sample_under_way_does_not_hold_up_an_insert(monkeypatch: pytest.Monke
     rings = shard._store.rings
     gather, copying, finish = rings.gather, threading.Event(), threading.Event()
 
-    def slow(rows: np.ndarray) -> Columns:
+    def slow(rows: np.ndarray, names: tuple[str, ...]) -> Columns:
         copying.set()
         assert finish.wait(10)
-        return gather(rows)
+        return gather(rows, names)
 
     monkeypatch.setattr(rings, "gather", slow)
     replies: list[SampleReply] = []
@@ -460,10 +460,10 @@ def test_sequences_overwritten_while_they_are_read_are_drawn_again(
     rings = shard._store.rings
     gather = rings.gather
 
-    def overtaken(rows: np.ndarray) -> Columns:
+    def overtaken(rows: np.ndarray, names: tuple[str, ...]) -> Columns:
         monkeypatch.setattr(rings, "gather", gather)
         feeder.insert(0, 50)
-        return gather(rows)
+        return gather(rows, names)
 
     monkeypatch.setattr(rings, "gather", overtaken)
     reply = sample(shard, uniform=40)

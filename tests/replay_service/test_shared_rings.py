@@ -155,3 +155,14 @@ def test_no_sequence_that_counts_as_whole_is_torn(disturbance: str) -> None:
     finally:
         stop.set()
         thread.join(10)
+
+
+def test_only_the_columns_asked_for_are_copied() -> None:
+    shard = make_shard()
+    insert(shard, 0)
+    located, rings = locate(shard, 3)
+    reply = SharedReply(located, rings, ("number",))
+    assert set(reply.layout) == {"number"}
+    batch = {"number": np.full((3, LENGTH), 99)}
+    assert reply.copy(np.arange(3), batch, 0).all()
+    np.testing.assert_array_equal(batch["number"], located.rows)

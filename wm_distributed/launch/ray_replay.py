@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,10 +122,11 @@ class RayShard:
         what = f"{self._name}, sample of table {request.table!r}"
         if self._is_near:
             ref = self._actor.locate.remote(request)
-            return _MappedPending(RayPending(ref, what), self._map)
+            mapped = partial(self._map, columns=request.columns)
+            return _MappedPending(RayPending(ref, what), mapped)
         return RayPending(self._actor.sample.remote(request), what)
 
-    def _map(self, located: Located) -> Sequences:
+    def _map(self, located: Located, columns: tuple[str, ...]) -> Sequences:
         """The located sequences; none of them, this once, if the shard is on another machine."""
         memory = located.memory
         if memory is not None and (self._rings is None or self._rings.token != memory.token):
@@ -132,7 +134,7 @@ class RayShard:
             self._is_near = self._rings is not None
         if memory is None or self._rings is None:
             return SampleReply({}, _NO_ROWS, _NO_ROWS, located.holdings)
-        return SharedReply(located, self._rings)
+        return SharedReply(located, self._rings, columns)
 
     def update(self, update: ShardUpdate) -> Pending[int]:
         return RayPending(self._actor.update.remote(update), f"{self._name}, update")
