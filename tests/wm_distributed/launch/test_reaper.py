@@ -14,7 +14,11 @@ from wm_distributed.launch.reaper import MARK_VARIABLE, marked_processes, reap
 # A process with a child in a session of its own; prints when both run.
 FAMILY = """
 import subprocess, sys, time
-child = subprocess.Popen(["sleep", "300"], start_new_session=True)
+sleeper = "import time; print(flush=True); time.sleep(300)"
+child = subprocess.Popen(
+    [sys.executable, "-c", sleeper], start_new_session=True, stdout=subprocess.PIPE
+)
+child.stdout.readline()  # while a process is being replaced by another program it has no mark
 print(child.pid, flush=True)
 time.sleep(300)
 """
