@@ -14,6 +14,7 @@ from wm_distributed.config import RunConfig
 from wm_distributed.errors import RunDirError, WmError
 from wm_distributed.launch.history import History
 from wm_distributed.launch.interrupts import Interrupts
+from wm_distributed.launch.memory import memory_warning
 from wm_distributed.launch.progress import Progress
 from wm_distributed.launch.recorder import Recorder
 from wm_distributed.launch.report import print_files, print_result, write_pictures, write_summary
@@ -78,6 +79,7 @@ class _Run:
         self._status: RunStatus | None = None
         self._report: Report | None = None
         self._seconds = 0.0  # of training, as of the newest status
+        self._warned = False
 
     def to_its_end(self, interrupts: Interrupts) -> FinalEvaluation | None:
         """Trains, evaluates, stops and writes the files; None where Ctrl-C came in between."""
@@ -126,6 +128,9 @@ class _Run:
         self._recorder.record(status, self._seconds)
         self._status_file.write(status, self._seconds)
         self._progress.update(status)
+        if not self._warned and (warning := memory_warning(status.processes)):
+            _LOGGER.warning("%s", warning)
+            self._warned = True
         for item in status.reports:
             self._report = item.report
 

@@ -19,12 +19,13 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def process_stats() -> dict[str, float]:
-    """CPU time of this process and its ended children, and its memory, by metric name."""
+    """CPU time of this process and its ended children, its memory, and its machine's."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "run/cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in used),
         "run/rss_bytes": float(pages * _PAGE_BYTES),
+        "run/machine_bytes": float(os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES),
     }
 
 
