@@ -112,6 +112,7 @@ class Policy(Protocol):
         """Takes over a published version."""
 
 
+@runtime_checkable
 class CandidatePolicy(Policy, Protocol):
     """A policy that can be given another parameter vector in each environment.
 
@@ -361,9 +362,9 @@ class FamilySpec:
         presets: Functions that return a full run configuration, by name.
         phases: The phases of a configuration.
         build_trainable: ``(config, spaces, context) -> Trainable``.
-        build_policy: ``(config, spaces, seed) -> Policy``, on the CPU.
+        build_policy: ``(config, spaces, seed) -> Policy``, on the CPU; a
+            :class:`CandidatePolicy` where there is a population phase.
         build_simulator: ``(trainable) -> Simulator``.
-        build_search: ``(config, num_parameters, seed) -> PopulationSearch``.
         check: ``(config, spaces)``; raises ConfigError if the family cannot serve the spaces.
     """
 
@@ -376,7 +377,6 @@ class FamilySpec:
     build_trainable: Callable[[Any, EnvSpaces, TrainContext], Trainable] | None = None
     build_policy: Callable[[Any, EnvSpaces, int], Policy] | None = None
     build_simulator: Callable[[Any], Simulator] | None = None
-    build_search: Callable[[Any, int, int], PopulationSearch] | None = None
     check: Callable[[Any, EnvSpaces], None] | None = None
 
 

@@ -142,6 +142,19 @@ class SearchConfig:
     lease_seconds: float = 600.0
     """An evaluator that has not answered by then is taken for lost, and its tasks run again
     elsewhere under the same seeds."""
+    num_evaluators: int = 2
+    """Evaluator processes; each takes a core."""
+    envs_per_evaluator: int = 16
+    """Episodes that one evaluator runs side by side, with one policy for all of them."""
+    max_restarts: int = 100
+    """Restarts of one dead evaluator before the run stops with its error."""
+    recycle_episodes: int = 20_000
+    """Episodes after which an evaluator's process gives way to a new one: some engines keep memory
+    of every environment that they ever made."""
+    recycle_bytes: int = 1_000_000_000
+    """Growth of an evaluator's memory, in bytes, at which it does so earlier."""
+    checkpoint_every_seconds: float = 60.0
+    """Time between checkpoints. None of the results since then is lost: they are in a journal."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError if a value is out of range, naming the field and what is allowed."""
@@ -150,6 +163,9 @@ class SearchConfig:
             "episodes": self.episodes,
             "held_out_episodes": self.held_out_episodes,
             "max_episodes": 1 if self.max_episodes is None else self.max_episodes,
+            "num_evaluators": self.num_evaluators,
+            "envs_per_evaluator": self.envs_per_evaluator,
+            "recycle_episodes": self.recycle_episodes,
         }
         for name, value in at_least_one.items():
             if value < 1:
@@ -237,6 +253,7 @@ class RunConfig(Generic[FamilyConfigT]):
     actors: ActorConfig = field(default_factory=ActorConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -271,6 +288,10 @@ class RunConfig(Generic[FamilyConfigT]):
                 f"replay.min_size {self.replay.min_size} can never be reached: "
                 f"replay.capacity_steps is {self.replay.capacity_steps}"
             )
-        limits = (self.stop.env_steps, self.stop.train_steps, self.stop.wall_seconds)
+        stop, episodes = self.stop, self.search.max_episodes
+        limits = (stop.env_steps, stop.train_steps, stop.wall_seconds, episodes)
         if all(limit is None for limit in limits):
-            raise ConfigError("the run would never end: set one of the fields of stop")
+            raise ConfigError(
+                "the run would never end: set one of the fields of stop, or, for a search, "
+                "search.max_episodes"
+            )

@@ -95,6 +95,10 @@ class Archipelago:
         """
         return max((island.best() for island in self._islands), key=lambda best: best[0])[1]
 
+    def mean(self) -> Array:
+        """The present mean of the first island, ``float64 (P,)``, a copy."""
+        return self._islands[0].mean()
+
     def should_stop(self) -> bool:
         """Whether all islands have ended, and their means have been evaluated."""
         return all(island.is_done() for island in self._islands)

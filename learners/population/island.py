@@ -177,13 +177,20 @@ class Island:
         score, mean = self._incumbent
         return score, mean.copy()
 
+    def mean(self) -> Array:
+        """The present mean, a copy."""
+        return self._es.mean
+
     def state_dict(self) -> dict[str, Any]:
         """Everything, as plain values and bytes."""
         return {
             "generation": self.generation,
             "counts": dict(self.counts),
             "generations": [list(astuple(record)) for record in self.generations],
-            "evaluations": [list(astuple(record)) for record in self.evaluations],
+            "evaluations": [
+                [record.island, record.generation, list(record.returns), list(record.lengths)]
+                for record in self.evaluations
+            ],
             "finished": self.finished,
             "restarts": self._restarts.state_dict(),
             "run_episodes": self._run_episodes,
@@ -219,7 +226,10 @@ class Island:
         self.generation = int(state["generation"])
         self.counts = {name: int(state["counts"][name]) for name in COUNTERS}
         self.generations = [GenerationRecord(*row) for row in state["generations"]]
-        self.evaluations = [Evaluation(*row) for row in state["evaluations"]]
+        self.evaluations = [
+            Evaluation(island, generation, tuple(returns), tuple(lengths))
+            for island, generation, returns, lengths in state["evaluations"]
+        ]
         self.finished = bool(state["finished"])
         self._restarts.load_state_dict(state["restarts"])
         self._run_episodes = int(state["run_episodes"])
@@ -333,20 +343,16 @@ class Island:
 
     def _finish_evaluation(self, generation: int) -> None:
         table = self._mean_tables.pop(generation)
-        returns = table.returns[0]
-        failed = int((~np.isfinite(returns)).sum())
-        score = math.nan if failed else float(returns.mean())
-        spread = math.nan if failed else float(returns.std())
-        self.evaluations.append(
-            Evaluation(self.index, generation, score, spread, len(returns), failed)
-        )
-        if failed:
+        returns, lengths = table.returns[0].tolist(), table.lengths[0].tolist()
+        evaluation = Evaluation(self.index, generation, tuple(returns), tuple(lengths))
+        self.evaluations.append(evaluation)
+        if evaluation.failed:
             logger.warning(
                 "island %d: %d of %d held-out episodes of generation %d failed",
                 self.index,
-                failed,
-                len(returns),
+                evaluation.failed,
+                evaluation.episodes,
                 generation,
             )
-        elif self._incumbent is None or score > self._incumbent[0]:
-            self._incumbent = score, np.array(table.params[0])
+        elif self._incumbent is None or evaluation.return_mean > self._incumbent[0]:
+            self._incumbent = evaluation.return_mean, np.array(table.params[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import dataclass
 
 
@@ -43,15 +45,31 @@ class Evaluation:
     Attributes:
         island: Number of the island.
         generation: Generations that the mean had been updated by.
-        return_mean: Mean return; NaN if an episode failed.
-        return_std: Standard deviation over the episodes; NaN if one failed.
-        episodes: Number of episodes.
-        failed: Episodes whose return was not finite.
+        returns: Of the episodes, in the order of their seeds.
+        lengths: Decisions in them.
     """
 
     island: int
     generation: int
-    return_mean: float
-    return_std: float
-    episodes: int
-    failed: int
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.returns)
+
+    @property
+    def failed(self) -> int:
+        """Episodes whose return is not finite."""
+        return sum(not math.isfinite(value) for value in self.returns)
+
+    @property
+    def return_mean(self) -> float:
+        """Mean return; NaN if an episode failed."""
+        return math.nan if self.failed else statistics.fmean(self.returns)
+
+    @property
+    def return_std(self) -> float:
+        """Standard deviation over the episodes; NaN if one failed."""
+        return math.nan if self.failed else statistics.pstdev(self.returns)

@@ -25,6 +25,7 @@ class ResultTable:
     Attributes:
         params: ``(R, P)``.
         returns: ``(R, E)``; NaN where there is none yet, or where the episode returned it.
+        lengths: ``int64 (R, E)``, decisions in the episodes; 0 where there is none yet.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ResultTable:
         self._first = first_candidate
         self._seeds = list(seeds)
         self.returns = np.full((len(params), len(seeds)), np.nan)
+        self.lengths = np.zeros((len(params), len(seeds)), np.int64)
         self._num_open = np.full(len(params), len(seeds))
         self._open: dict[tuple[int, int], tuple[CandidateTask, Array]] = {}
         for row, vector in enumerate(params):
@@ -97,7 +99,7 @@ class ResultTable:
         place = (row, task.episode)
         if place in self._open:
             self._close(*place)
-            self.returns[place] = result.episode_return
+            self.returns[place], self.lengths[place] = result.episode_return, result.length
             return "new"
         same = np.array_equal(self.returns[place], result.episode_return, equal_nan=True)
         return "repeated" if same else "conflicting"
@@ -107,7 +109,8 @@ class ResultTable:
         done = np.ones(self.returns.shape, np.bool_)
         for place in self._open:
             done[place] = False
-        return {"returns": pack_array(self.returns), "done": pack_array(done)}
+        arrays = {"returns": self.returns, "lengths": self.lengths, "done": done}
+        return {name: pack_array(array) for name, array in arrays.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict` into a table of the same tasks.
@@ -119,6 +122,7 @@ class ResultTable:
         if not isinstance(state, Mapping):
             raise CheckpointError(f"saved search: expected results, got {type(state).__name__}")
         self.returns = unpack_array(state.get("returns"), "returns", shape)
+        self.lengths = unpack_array(state.get("lengths"), "lengths", shape)
         for row, episode in np.argwhere(unpack_array(state.get("done"), "done", shape)):
             self._close(int(row), int(episode))
 

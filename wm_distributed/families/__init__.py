@@ -9,6 +9,7 @@ from wm_distributed.errors import ConfigError, UnknownNameError
 
 FAMILIES: dict[str, str] = {
     "dreamer": "wm_distributed.families.dreamer:FAMILY",
+    "linear": "wm_distributed.families.linear:FAMILY",
 }
 
 

@@ -27,52 +27,76 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
         RunDirError: The run directory cannot be written.
     """
     family = load_family(config.family)
-    _check_abilities(family, config)
+    _check_model(family, config)
     _check_phases(family, config)
     _check_writable(run_dir)
     spaces = _try_environment(config)
     if family.check is not None:
         family.check(config.model, spaces)
-    return Plan(config, spaces, run_dir)
+    plan = Plan(config, spaces, run_dir)
+    if any(phase.kind == "population" for phase in plan.phases):
+        from wm_distributed.launch.search_plan import build_candidate_policy
+
+        build_candidate_policy(plan)
+    return plan
 
 
-def _check_abilities(family: FamilySpec, config: RunConfig[Any]) -> None:
+def _check_model(family: FamilySpec, config: RunConfig[Any]) -> None:
     if not isinstance(config.model, family.config):
         raise ConfigError(
             f"family {family.name!r} is configured by {family.config.__name__}, but the run's "
             f"model is a {type(config.model).__name__}: take that of one of the family's presets"
         )
-    builders = {
-        "a model to train (build_trainable)": family.build_trainable,
-        "a policy for the actors (build_policy)": family.build_policy,
-    }
-    for ability, builder in builders.items():
-        if builder is None:
-            raise ConfigError(
-                f"family {family.name!r} has not got {ability}, which a training run needs"
-            )
+    if family.build_policy is None:
+        raise _lacks(family, "a policy for the actors (build_policy)")
 
 
 def _check_phases(family: FamilySpec, config: RunConfig[Any]) -> None:
     phases = family.phases(config.model)
-    specs = [phase.data for phase in phases if phase.data is not None]
     for phase in phases:
-        _check_phase(family, phase, config.learner.num_ranks)
+        if phase.kind == "population":
+            _check_search(phase, config)
+        else:
+            _check_training(family, phase, config.learner.num_ranks)
+    specs = [phase.data for phase in phases if phase.data is not None]
     streams = config.actors.num_actors * config.actors.envs_per_actor
-    check_tables(config.replay, specs, streams)
+    if not specs and (config.stop.env_steps, config.stop.train_steps) != (None, None):
+        raise ConfigError(
+            f"stop.env_steps {config.stop.env_steps} and stop.train_steps "
+            f"{config.stop.train_steps} do not limit a search: set both to none, and "
+            "search.max_episodes or stop.wall_seconds instead"
+        )
+    if specs:
+        check_tables(config.replay, specs, streams)
 
 
-def _check_phase(family: FamilySpec, phase: Phase, num_ranks: int) -> None:
+def _check_training(family: FamilySpec, phase: Phase, num_ranks: int) -> None:
+    if family.build_trainable is None:
+        raise _lacks(family, "a model to train (build_trainable)")
     if phase.kind != "gradient" or phase.data is None:
         raise ConfigError(
             f"phase {phase.name!r} of family {family.name!r} is of kind {phase.kind!r}: only "
-            "gradient phases with data can be run"
+            "population phases, and gradient phases with data, can be run"
         )
     if phase.data.batch_size % num_ranks:
         raise ConfigError(
             f"the batch of {phase.data.batch_size} sequences of phase {phase.name!r} cannot be "
             f"divided among learner.num_ranks {num_ranks}: choose a divisor of it"
         )
+
+
+def _check_search(phase: Phase, config: RunConfig[Any]) -> None:
+    if phase.data is not None:
+        raise ConfigError(f"phase {phase.name!r} is a population search, which takes no data")
+    if config.stop.wall_seconds is None and config.search.max_episodes is None:
+        raise ConfigError(
+            f"the search of phase {phase.name!r} need not converge: set search.max_episodes or "
+            "stop.wall_seconds"
+        )
+
+
+def _lacks(family: FamilySpec, ability: str) -> ConfigError:
+    return ConfigError(f"family {family.name!r} has not got {ability}, which this run needs")
 
 
 def _check_writable(run_dir: Path) -> None:

@@ -7,11 +7,13 @@
         status.json          every process and its health, about once a second
         metrics.jsonl        one line of metrics every few seconds
         evaluations.jsonl    one line for each evaluation
+        generations.jsonl    one line for each generation of a population search
         summary.json         the result, when the run has ended by itself
         curves.png           returns, losses and the system, over steps and time
         agent.mp4            the trained agent in its environment
         imagination.mp4      what the world model predicts, beside what happened
         checkpoints/         what ``resume`` and ``eval`` read
+        search/              the same of a population search, with its solution
         tensorboard/         event files
         log.txt              everything that the driver logged
         logs/                one file for each process on this machine
@@ -46,6 +48,7 @@ class RunDir:
         self.status = path / "status.json"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations.jsonl"
+        self.generations = path / "generations.jsonl"
         self.summary = path / "summary.json"
         self.curves = path / "curves.png"
         self.agent_video = path / "agent.mp4"

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -25,7 +25,10 @@ from wm_distributed.api import Report
 from wm_distributed.config import RunConfig
 from wm_distributed.types import Array, EpisodeResult
 
-Role = Literal["actor", "shard", "limiter", "learner", "server", "evaluator"]
+if TYPE_CHECKING:
+    from learners.population import GenerationRecord
+
+Role = Literal["actor", "shard", "limiter", "learner", "server", "evaluator", "search"]
 Which = Literal["newest", "best"]
 Health = Literal["starting", "running", "hung", "restarting", "dead"]
 
@@ -66,6 +69,9 @@ class Evaluation:
         frames: One more episode as a video ``uint8 (T, H, W, 3)``; None where not asked for or
             where the environment cannot draw.
         recorded: Result of the recorded part of that episode.
+        phase: Name of the population search that it belongs to; empty: to none.
+        island: Number of the island there.
+        generation: Generations of that island whose mean was evaluated.
     """
 
     env_steps: int
@@ -74,6 +80,9 @@ class Evaluation:
     results: tuple[EpisodeResult, ...]
     frames: Array | None = None
     recorded: EpisodeResult | None = None
+    phase: str = ""
+    island: int = 0
+    generation: int | None = None
 
     @property
     def return_mean(self) -> float:
@@ -120,13 +129,15 @@ class RunStatus:
 
     Attributes:
         phase: ``starting``, ``prefill``, then the name of the family's phase.
-        env_steps: Steps that actors stored since the run began, resumptions included.
+        env_steps: Steps that actors stored since the run began, resumptions included; in a search,
+            decisions made in its episodes.
         train_steps: Train steps since the run began, resumptions included.
         metrics: Values by name, over all processes, as the table in ``metrics.py`` says; and the
             ``train/…`` values of the family.
         processes: Every process of the run.
         reports: Those that are new since the last poll.
         evaluations: Those that are new since the last poll.
+        generations: Those of a search that are new since the last poll.
         finished: Whether a limit of ``StopConfig`` is reached.
         reason: Which one, in words; empty before.
     """
@@ -138,6 +149,7 @@ class RunStatus:
     processes: tuple[ProcessStatus, ...]
     reports: tuple[TrainReport, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    generations: tuple[GenerationRecord, ...] = ()
     finished: bool = False
     reason: str = ""
 
@@ -196,6 +208,10 @@ def make_runtime(config: RunConfig[Any], run_dir: Path, *, resume: bool) -> Runt
     from wm_distributed.launch.preflight import preflight
 
     plan = preflight(config, run_dir)
+    if all(phase.kind == "population" for phase in plan.phases):
+        from wm_distributed.launch.search_runtime import make_search_runtime
+
+        return make_search_runtime(plan, None, resume=resume)
     if config.runtime.kind == "inline":
         from wm_distributed.launch.inline_runtime import InlineRuntime
 

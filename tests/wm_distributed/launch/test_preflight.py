@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from wm_distributed.api import EnvSpaces, Phase
-from wm_distributed.config import RunConfig
+from wm_distributed.config import RunConfig, SearchConfig
 from wm_distributed.errors import ConfigError, EnvError, RunDirError, UnknownNameError
 from wm_distributed.families import load_family
 from wm_distributed.launch.preflight import preflight
@@ -64,8 +64,12 @@ def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
 LACKING = dataclasses.replace(COUNTING_FAMILY, name="lacking", build_policy=None)
 POPULATION = dataclasses.replace(
     COUNTING_FAMILY,
-    phases=lambda _: [Phase(name="search", data=None, kind="population")],
+    phases=lambda _: [
+        *COUNTING_FAMILY.phases(CountingConfig()),
+        Phase(name="search", data=None, kind="population"),
+    ],
 )
+UNTRAINED = dataclasses.replace(COUNTING_FAMILY, name="untrained", build_trainable=None)
 
 
 def _refuse(config: CountingConfig, spaces: EnvSpaces) -> None:
@@ -79,12 +83,14 @@ REFUSING = dataclasses.replace(COUNTING_FAMILY, check=_refuse)
     ("family", "message"),
     [
         ("LACKING", "'lacking' has not got a policy"),
-        ("POPULATION", "'search'.*'population'"),
+        ("POPULATION", r"CountingPolicy.* has no parameter vector"),
+        ("UNTRAINED", "'untrained' has not got a model to train"),
         ("REFUSING", "these spaces are not served"),
     ],
 )
 def test_a_family_that_cannot_do_it_is_refused(family: str, message: str, tmp_path: Path) -> None:
     config = dataclasses.replace(counting_preset(), family=f"{__name__}:{family}")
+    config = dataclasses.replace(config, search=SearchConfig(max_episodes=10))
     with pytest.raises(ConfigError, match=message):
         preflight(config, tmp_path)
 

@@ -1,0 +1,144 @@
+"""A population search once it has been checked, and how its parts are built."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actors.candidate_evaluation import CandidateEvaluator
+from actors.episode_slots import EpisodeSlots
+from actors.evaluation import record_episode
+from wm_distributed.api import CandidatePolicy
+from wm_distributed.errors import CheckpointError, ConfigError
+from wm_distributed.launch.evaluation import Evaluator
+from wm_distributed.launch.plan import Plan
+from wm_distributed.launch.runtime import Evaluation
+from wm_distributed.launch.search_files import SearchFiles
+from wm_distributed.launch.search_host import FINAL, SearchSpec
+from wm_distributed.seeding import evaluation_seed
+from wm_distributed.threads import configure_threads
+from wm_distributed.types import Array, EpisodeResult, Weights
+
+_MAX_VIDEO_STEPS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan:
+    """A search for the parameters of a policy; it travels to every evaluator.
+
+    Attributes:
+        plan: The run that it is part of.
+        phase: Its name.
+        spec: What the server needs.
+        version: Of the weights that the policy acts with; 0: those it is born with.
+    """
+
+    plan: Plan
+    phase: str
+    spec: SearchSpec
+    version: int
+
+    def build_policy(self, weights: Weights | None) -> CandidatePolicy:
+        """The policy with its weights; all evaluators have the same."""
+        policy = build_candidate_policy(self.plan)
+        if weights is not None:
+            policy.load_weights(weights)
+        if "torch" in sys.modules:  # some policies do without
+            configure_threads(1)
+        return policy
+
+    def build_evaluator(self, weights: Weights | None) -> CandidateEvaluator:
+        """What runs the candidates' episodes."""
+        config = self.plan.config
+        slots = EpisodeSlots(
+            lambda seed: self.plan.open_env(1, seed, evaluation=True),
+            config.search.envs_per_evaluator,
+            self.plan.spaces,
+            config.env.max_restarts,
+        )
+        return CandidateEvaluator(slots, self.build_policy(weights))
+
+    def agent_evaluation(self, results: tuple[EpisodeResult, ...], decisions: int) -> Evaluation:
+        """The last evaluation of the best mean solution, without its video."""
+        return Evaluation(env_steps=decisions, train_steps=0, version=self.version, results=results)
+
+    def play_random(self, episodes: int) -> Evaluation:
+        """The random policy, on seeds that are used for nothing else."""
+        return Evaluator(self.plan).random(FINAL, episodes)
+
+    def record(
+        self, weights: Weights | None, params: Array
+    ) -> tuple[Array | None, EpisodeResult | None]:
+        """Frames of an episode with the given parameters, and its result; None: nothing to see."""
+        seed = evaluation_seed(self.plan.config.seed, FINAL)
+        policy = self.build_policy(weights)
+        policy.assign(0, params, seed)
+        env = self.plan.open_env(1, seed, evaluation=True, render=True)
+        try:
+            return record_episode(env, policy, _MAX_VIDEO_STEPS)
+        finally:
+            env.close()
+
+
+def build_candidate_policy(plan: Plan) -> CandidatePolicy:
+    """The family's policy, which must be one that a search can drive.
+
+    Raises:
+        ConfigError: It has no parameters to search for, or cannot serve the environment.
+    """
+    policy = plan.build_policy(plan.config.seed)
+    if not isinstance(policy, CandidatePolicy) or policy.num_parameters < 1:
+        raise ConfigError(
+            f"the policy of family {plan.family.name!r} ({type(policy).__name__}) has no parameter "
+            "vector that a population search could find: it needs `assign` and `num_parameters`"
+        )
+    return policy
+
+
+def plan_search(
+    plan: Plan,
+    weights: Weights | None,
+    *,
+    resume: bool,
+    phase: str = "search",
+    folder: Path | None = None,
+    start: Array | None = None,
+) -> SearchPlan:
+    """A search that can be begun or gone on with.
+
+    Args:
+        plan: The checked run.
+        weights: What the policy acts with beside its parameters; None: what it is born with.
+        resume: Whether to go on with the search in ``folder``, if one has begun there.
+        phase: Its name in displays and files.
+        folder: Where it is kept; None: ``search`` in the run directory.
+        start: Mean to begin with, ``(P,)``; None: zeros. A resumed search has its own.
+
+    Raises:
+        ConfigError: The policy cannot be searched, or the start has another size.
+        CheckpointError: There is a search in the folder already, which is not to be resumed.
+    """
+    num_parameters = build_candidate_policy(plan).num_parameters
+    start = np.zeros(num_parameters) if start is None else np.asarray(start, np.float64)
+    if start.shape != (num_parameters,):
+        raise ConfigError(
+            f"the policy of family {plan.family.name!r} has {num_parameters} parameters, but the "
+            f"search is to start from {start.shape}"
+        )
+    files = SearchFiles(folder or plan.run_dir / "search")
+    if not resume and files.exist():
+        raise CheckpointError(
+            f"{files.folder} already holds a search; resume its run, or name another directory"
+        )
+    spec = SearchSpec(
+        config=plan.config,
+        files=files,
+        start=start,
+        weights_checksum=0 if weights is None else zlib.crc32(weights.buffer.tobytes()),
+    )
+    version = 0 if weights is None else weights.version
+    return SearchPlan(plan=plan, phase=phase, spec=spec, version=version)
