@@ -9,6 +9,8 @@ not notice damage that leaves a valid message: who stores messages adds a checks
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from reprlib import repr as _short  # of any depth and size, unlike the built-in one
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -57,9 +59,9 @@ def decode_chunk(data: bytes) -> SequenceChunk:
     Raises:
         CodecError: The bytes are not one valid chunk of this version.
     """
-    *fields, columns = _unpack(_CHUNK, data, 6)
-    actor, incarnation, env, sequence_number, policy_version = map(_integer, fields)
-    decoded = _columns(columns)
+    *fields, columns = decode_message(_CHUNK, data, 6)
+    actor, incarnation, env, sequence_number, policy_version = map(decode_integer, fields)
+    decoded = decode_columns(columns)
     if IS_FIRST not in decoded:
         raise CodecError(f"a chunk must have the column {IS_FIRST!r}, got {sorted(decoded)}")
     _check_lead(decoded, decoded[IS_FIRST].shape[:1])
@@ -84,17 +86,28 @@ def decode_batch(data: bytes) -> SequenceBatch:
     Raises:
         CodecError: The bytes are not one valid batch of this version.
     """
-    context, shard, slot, generation, columns = _unpack(_BATCH, data, 5)
+    context, shard, slot, generation, columns = decode_message(_BATCH, data, 5)
     addresses = StepAddresses(_array(shard), _array(slot), _array(generation))
     steps = addresses.slot.shape
     found = (addresses.shard.shape, addresses.generation.shape)
     if len(steps) != 2 or found != (steps[:1], steps):
         raise CodecError(f"a batch's addresses must be (B,), (B, T), (B, T), got {steps}, {found}")
-    if not 0 <= _integer(context) < steps[1]:
+    if not 0 <= decode_integer(context) < steps[1]:
         raise CodecError(f"a batch of {steps[1]} steps cannot have a context of {context}")
-    decoded = _columns(columns)
+    decoded = decode_columns(columns)
     _check_lead(decoded, steps)
     return SequenceBatch(decoded, addresses, context)
+
+
+def encode_message(kind: str, fields: Sequence[Any], columns: Columns | None = None) -> bytes:
+    """A message of plain fields, with columns as the last one unless they are None.
+
+    Raises:
+        CodecError: A column cannot be encoded.
+    """
+    last = [] if columns is None else [{name: _pack_array(v) for name, v in columns.items()}]
+    data: bytes = msgpack.packb([_FORMAT, _VERSION, kind, *fields, *last])
+    return data
 
 
 def _pack(kind: str, fields: list[Any], columns: Columns) -> bytes:
@@ -113,8 +126,12 @@ def _pack_array(value: Array) -> tuple[str, tuple[int, ...], bytes]:
     return little.str, value.shape, value.astype(little, copy=False).tobytes()
 
 
-def _unpack(kind: str, data: bytes, num_fields: int) -> list[Any]:
-    """The fields of a message of the expected kind."""
+def decode_message(kind: str, data: bytes, num_fields: int) -> list[Any]:
+    """The fields of a message of the expected kind: whatever msgpack knows, still to be checked.
+
+    Raises:
+        CodecError: The bytes are not one message of this format, version, kind and size.
+    """
     if len(data) > MAX_MESSAGE_BYTES:
         raise CodecError(f"a message of {len(data)} bytes exceeds {MAX_MESSAGE_BYTES}")
     try:
@@ -129,12 +146,17 @@ def _unpack(kind: str, data: bytes, num_fields: int) -> list[Any]:
         raise CodecError(f"not a valid message: {error}") from error
     expected = [_FORMAT, _VERSION, kind]
     if not isinstance(message, list) or message[:3] != expected or len(message) != 3 + num_fields:
-        start = message[:3] if isinstance(message, list) else type(message).__name__
+        start = _short(message[:3] if isinstance(message, list) else message)
         raise CodecError(f"expected a message {expected} with {num_fields} fields, got {start}")
     return message[3:]
 
 
-def _columns(packed: object) -> Columns:
+def decode_columns(packed: object) -> Columns:
+    """The columns that a field of a message holds.
+
+    Raises:
+        CodecError: They are not valid, or there are none.
+    """
     if not isinstance(packed, dict) or not packed:
         raise CodecError(f"expected a map of columns, got {type(packed).__name__}")
     for name in packed:
@@ -148,10 +170,14 @@ def _array(entry: object) -> Array:
         raise CodecError("expected an array as [dtype, shape, bytes]")
     dtype, shape, raw = entry
     if not isinstance(dtype, str) or dtype not in _DTYPES or not isinstance(raw, bytes):
-        raise CodecError(f"expected bytes of a numeric dtype, got {type(raw).__name__}, {dtype!r}")
+        raise CodecError(
+            f"expected bytes of a numeric dtype, got {type(raw).__name__}, {_short(dtype)}"
+        )
     if not isinstance(shape, list) or not 1 <= len(shape) <= _MAX_DIMENSIONS:
-        raise CodecError(f"an array must have 1 to {_MAX_DIMENSIONS} dimensions, got {shape!r}")
-    size = math.prod(map(_integer, shape)) * np.dtype(dtype).itemsize
+        raise CodecError(
+            f"an array must have 1 to {_MAX_DIMENSIONS} dimensions, got {_short(shape)}"
+        )
+    size = math.prod(map(decode_integer, shape)) * np.dtype(dtype).itemsize
     if size != len(raw) or size == 0:
         raise CodecError(f"{dtype} {shape} takes {size} bytes, at least one; got {len(raw)}")
     array = np.frombuffer(raw, dtype).reshape(shape)
@@ -160,9 +186,14 @@ def _array(entry: object) -> Array:
     return array
 
 
-def _integer(value: object) -> int:
+def decode_integer(value: object) -> int:
+    """The integer of 0 to 2**63 - 1 that a field of a message is.
+
+    Raises:
+        CodecError: It is something else.
+    """
     if type(value) is not int or not 0 <= value <= _MAX_INTEGER:
-        raise CodecError(f"expected an integer of 0 to 2**63 - 1, got {value!r}")
+        raise CodecError(f"expected an integer of 0 to 2**63 - 1, got {_short(value)}")
     return value
 
 

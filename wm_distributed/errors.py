@@ -69,3 +69,7 @@ class SearchError(WmError):
 
 class CodecError(WmError, ValueError):
     """Bytes that are not a valid message of this system."""
+
+
+class GatewayError(WmError):
+    """A client of the gateway asked for what it may not have, or sent what cannot be stored."""

@@ -145,3 +145,25 @@ def test_damaged_bytes_raise_nothing_but_codec_errors(kind: str) -> None:
             outcomes[True] += 1  # the damage hit a value, which any value may replace
     assert outcomes[False] > 200
     assert outcomes[True] > 100
+
+
+@pytest.mark.parametrize("field", [b"\x91" * 1000 + b"\0", b"\xdb\0\0\4\0" + b"a" * 1024])
+def test_values_of_any_depth_are_named_shortly_in_the_error(field: bytes) -> None:
+    head = b"\x99" + msgpack.packb("wmd") + b"\1" + msgpack.packb("chunk")
+    with pytest.raises(CodecError, match="integer") as caught:
+        codec.decode_chunk(head + field + bytes(4) + b"\x80")
+    assert len(str(caught.value)) < 200
+    with pytest.raises(CodecError, match="expected a message") as caught:
+        codec.decode_chunk(b"\x91" + field)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_message_of_any_fields_comes_back_equal() -> None:
+    x = np.arange(3, dtype=np.float32)
+    data = codec.encode_message("some", ["text", [1, 2]], {"x": x})
+    text, numbers, columns = codec.decode_message("some", data, 3)
+    assert (text, numbers) == ("text", [1, 2])
+    np.testing.assert_array_equal(codec.decode_columns(columns)["x"], x)
+    assert codec.decode_message("none", codec.encode_message("none", []), 0) == []
+    with pytest.raises(CodecError, match="expected a message"):
+        codec.decode_message("other", data, 3)
