@@ -27,6 +27,8 @@ from wm_distributed.types import (
     StreamId,
 )
 
+Part = bytes | memoryview
+
 _FORMAT = "wmd"
 _VERSION = 1
 _CHUNK = "chunk"
@@ -36,6 +38,7 @@ _MAX_COLUMNS = 1024
 _MAX_NAME_CHARS = 256
 _MAX_DIMENSIONS = 8
 _MAX_INTEGER = 2**63 - 1
+_BINARY = b"\xc6"  # msgpack's mark of binary data whose length follows in four bytes
 _DTYPES = frozenset(
     ["|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"]
 )
@@ -47,13 +50,18 @@ def encode_chunk(chunk: SequenceChunk) -> bytes:
     Raises:
         CodecError: A column cannot be encoded, or the message would be too large.
     """
+    return b"".join(chunk_parts(chunk))
+
+
+def chunk_parts(chunk: SequenceChunk) -> list[Part]:
+    """The pieces of :func:`encode_chunk`; see :func:`message_parts`."""
     stream = chunk.stream
     fields = [stream.actor, stream.incarnation, stream.env]
     fields += [chunk.sequence_number, chunk.policy_version]
-    return _pack(_CHUNK, fields, chunk.columns)
+    return message_parts(_CHUNK, fields, chunk.columns)
 
 
-def decode_chunk(data: bytes) -> SequenceChunk:
+def decode_chunk(data: bytes | memoryview) -> SequenceChunk:
     """The chunk that :func:`encode_chunk` encoded.
 
     Raises:
@@ -77,7 +85,8 @@ def encode_batch(batch: SequenceBatch) -> bytes:
     """
     addresses = batch.addresses
     arrays = [addresses.shard, addresses.slot, addresses.generation]
-    return _pack(_BATCH, [batch.context, *map(_pack_array, arrays)], batch.columns)
+    packed = [[*entry[:2], bytes(entry[2])] for entry in map(_pack_array, arrays)]
+    return encode_message(_BATCH, [batch.context, *packed], batch.columns)
 
 
 def decode_batch(data: bytes) -> SequenceBatch:
@@ -103,30 +112,51 @@ def encode_message(kind: str, fields: Sequence[Any], columns: Columns | None = N
     """A message of plain fields, with columns as the last one unless they are None.
 
     Raises:
-        CodecError: A column cannot be encoded.
+        CodecError: A column cannot be encoded, or the message would be too large.
     """
-    last = [] if columns is None else [{name: _pack_array(v) for name, v in columns.items()}]
-    data: bytes = msgpack.packb([_FORMAT, _VERSION, kind, *fields, *last])
-    return data
+    return b"".join(message_parts(kind, fields, columns))
 
 
-def _pack(kind: str, fields: list[Any], columns: Columns) -> bytes:
-    packed = {name: _pack_array(value) for name, value in columns.items()}
-    size = sum(len(entry[2]) for entry in packed.values())
+def message_parts(
+    kind: str, fields: Sequence[Any], columns: Columns | None = None
+) -> list[Part]:
+    """The pieces of :func:`encode_message`, for who writes them without joining them first.
+
+    Those of columns are views, so the columns must not change before they are written.
+
+    Raises:
+        CodecError: As that of encode_message.
+    """
+    packed = {name: _pack_array(value) for name, value in (columns or {}).items()}
+    size = sum(len(raw) for _, _, raw in packed.values())
     if size > MAX_MESSAGE_BYTES // 2:
         raise CodecError(f"columns of {size} bytes: at most {MAX_MESSAGE_BYTES // 2} fit a message")
-    data: bytes = msgpack.packb([_FORMAT, _VERSION, kind, *fields, packed])
-    return data
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_array_header(3 + len(fields) + (columns is not None))
+    for value in (_FORMAT, _VERSION, kind, *fields):
+        packer.pack(value)
+    if columns is not None:
+        packer.pack_map_header(len(packed))
+    parts: list[Part] = []
+    for name, (dtype, shape, raw) in packed.items():
+        packer.pack(name)
+        packer.pack_array_header(3)
+        packer.pack(dtype)
+        packer.pack(shape)
+        parts += [packer.bytes() + _BINARY + len(raw).to_bytes(4, "big"), raw]
+        packer.reset()
+    return parts or [packer.bytes()]
 
 
-def _pack_array(value: Array) -> tuple[str, tuple[int, ...], bytes]:
+def _pack_array(value: Array) -> tuple[str, tuple[int, ...], memoryview]:
     little = value.dtype.newbyteorder("<")
     if little.str not in _DTYPES:
         raise CodecError(f"an array of dtype {value.dtype} cannot be encoded; use a numeric dtype")
-    return little.str, value.shape, value.astype(little, copy=False).tobytes()
+    raw = np.ascontiguousarray(value, little).reshape(-1).view(np.uint8)
+    return little.str, value.shape, raw.data
 
 
-def decode_message(kind: str, data: bytes, num_fields: int) -> list[Any]:
+def decode_message(kind: str, data: bytes | memoryview, num_fields: int) -> list[Any]:
     """The fields of a message of the expected kind: whatever msgpack knows, still to be checked.
 
     Raises:

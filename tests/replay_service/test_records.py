@@ -1,0 +1,168 @@
+"""Records survive damage around them, and no bytes whatever do harm."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import xxhash
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replay_service import records
+from replay_service.records import (
+    HEADER_BYTES,
+    SEGMENT_MARK,
+    Damage,
+    Record,
+    encode_record,
+    find_records,
+)
+from wm_distributed.errors import ReplayError
+from wm_distributed.types import SequenceChunk, StreamId
+
+
+def chunk(number: int, steps: int = 3) -> SequenceChunk:
+    values = np.arange(number, number + steps)
+    columns = {"is_first": values % 5 == 0, "number": values, "x": np.ones((steps, 2), np.float32)}
+    return SequenceChunk(StreamId(1, 2, 3), number, 7, columns)
+
+
+def record(number: int, *, compress: bool = False) -> bytes:
+    return b"".join(encode_record(chunk(number), 100 * number, compress=compress))
+
+
+def segment(count: int) -> bytes:
+    """Alternating plain and compressed records."""
+    return SEGMENT_MARK + b"".join(record(n, compress=n % 2 == 1) for n in range(count))
+
+
+def found(data: bytes) -> tuple[list[int], list[Damage]]:
+    """Sequence numbers of the records that were found, each checked, and the damages."""
+    items = list(find_records(data))
+    whole = [item for item in items if isinstance(item, Record)]
+    for item in whole:
+        expected = chunk(item.chunk.sequence_number)
+        assert item.number == 100 * expected.sequence_number
+        assert (item.chunk.stream, item.chunk.policy_version) == (StreamId(1, 2, 3), 7)
+        for name, value in expected.columns.items():
+            np.testing.assert_array_equal(item.chunk.columns[name], value)
+    damages = [item for item in items if isinstance(item, Damage)]
+    return [item.chunk.sequence_number for item in whole], damages
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_records_come_back_equal_and_compression_makes_them_smaller(compress: bool) -> None:
+    large = SequenceChunk(StreamId(0, 0, 0), 0, 0, {"is_first": np.zeros(5000, bool)})
+    data = b"".join(encode_record(large, 9, compress=compress))
+    (item,) = find_records(SEGMENT_MARK + data)
+    assert isinstance(item, Record)
+    assert (item.number, item.chunk.num_steps, item.num_bytes) == (9, 5000, len(data))
+    assert (len(data) < 1000) == compress
+    assert found(segment(6)) == (list(range(6)), [])
+
+
+def test_a_torn_tail_costs_the_last_record_alone() -> None:
+    whole = segment(4)
+    last = len(whole) - len(record(3, compress=True))
+    for length in range(last + 1, len(whole)):
+        numbers, (damage,) = found(whole[:length])
+        assert numbers == [0, 1, 2]
+        assert (damage.start, damage.stop) == (last, length)
+
+
+def test_a_flip_of_any_byte_costs_one_record_at_most_and_is_named() -> None:
+    whole = segment(5)
+    ends = [len(SEGMENT_MARK)]
+    for n in range(5):
+        ends.append(ends[-1] + len(record(n, compress=n % 2 == 1)))
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << (place % 8)
+        numbers, damages = found(bytes(flipped))
+        hit = next(n for n, end in enumerate(ends) if place < end) - 1  # -1: the segment's mark
+        assert numbers == [n for n in range(5) if n != hit]
+        assert [(d.start <= place < d.stop) for d in damages] == [True]
+
+
+def test_what_lies_between_records_is_skipped_and_counted() -> None:
+    junk = b"\xf5wmr" + bytes(50)  # with a magic of its own
+    data = SEGMENT_MARK + record(0) + junk + record(1) + junk
+    numbers, damages = found(data)
+    assert numbers == [0, 1]
+    assert [d.stop - d.start for d in damages] == [len(junk), len(junk)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=400), st.integers(0, 3))
+def test_arbitrary_bytes_raise_nothing_and_hide_no_record_before_them(junk: bytes, n: int) -> None:
+    items = list(find_records(segment(n) + junk))
+    assert [i.chunk.sequence_number for i in items[:n] if isinstance(i, Record)] == list(range(n))
+    assert sum(isinstance(i, Record) for i in items) == n
+    assert not any(isinstance(i, Record) for i in find_records(junk))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_arbitrary_edits_raise_nothing_and_no_false_record_appears(data: st.DataObject) -> None:
+    edited = bytearray(segment(4))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(edited)))
+        stop = data.draw(st.integers(start, min(start + 60, len(edited))))
+        edited[start:stop] = data.draw(st.binary(max_size=60))
+    numbers, _ = found(bytes(edited))
+    assert set(numbers) <= set(range(4))
+
+
+def forged(
+    payload: bytes, *, compression: int = 0, steps: int = 3, number: int = 0, size: int | None = None
+) -> bytes:
+    """A record whose checksums are right, whatever it holds."""
+    size = len(payload) if size is None else size
+    checksum = xxhash.xxh3_64_intdigest(payload)
+    fields = struct.pack("<4sB3xIIQQ", b"\xf5wmr", compression, size, steps, number, checksum)
+    return fields + struct.pack("<I", zlib.crc32(fields)) + payload
+
+
+def bomb() -> bytes:
+    """A gigabyte of zeros, compressed."""
+    squeezer = zstandard.ZstdCompressor().compressobj(size=2**30)
+    block = bytes(2**24)
+    return b"".join(squeezer.compress(block) for _ in range(2**6)) + squeezer.flush()
+
+
+@pytest.mark.parametrize(
+    ("hostile", "reason"),
+    [
+        (forged(b""), "holds no chunk"),
+        (forged(b"\x80\x04\x95."), "holds no chunk"),  # a pickle
+        (forged(b"\x91" * 5000), "holds no chunk"),  # arrays within arrays
+        (forged(b"\xdd\xff\xff\xff\xff"), "holds no chunk"),  # claims four thousand million fields
+        (forged(record(1)[HEADER_BYTES:], steps=2**31), "disagree"),
+        (forged(record(1)[HEADER_BYTES:], number=2**63), "disagree"),
+        (forged(b"", size=2**32 - 1), "ends within a record"),
+        (forged(b"no zstd", compression=1), "decompressed"),
+        (forged(bomb(), compression=1), "1073741824 bytes long"),
+    ],
+)
+def test_hostile_records_with_right_checksums_are_damage(hostile: bytes, reason: str) -> None:
+    numbers, (damage,) = found(SEGMENT_MARK + record(0) + hostile + record(2))
+    assert numbers == [0, 2]
+    assert reason in damage.reason
+
+
+def test_a_segment_of_false_starts_is_given_up() -> None:
+    tempting = forged(b"", size=2**20)[:HEADER_BYTES]  # each asks for a checksum of a megabyte
+    numbers, damages = found(SEGMENT_MARK + record(0) + tempting * 40_000)
+    assert numbers == [0]
+    assert damages[-1].stop == len(SEGMENT_MARK + record(0) + tempting * 40_000)
+
+
+def test_a_chunk_that_no_record_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ReplayError, match="dtype object cannot be encoded"):
+        bad = SequenceChunk(StreamId(0, 0, 0), 0, 0, {"is_first": np.array([None])})
+        encode_record(bad, 0, compress=False)
+    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 50)
+    with pytest.raises(ReplayError, match="a record of the chunk log 50 at most: lower"):
+        encode_record(chunk(0), 0, compress=False)
