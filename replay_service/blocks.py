@@ -38,6 +38,8 @@ class Stream:
     tail: Array = field(default_factory=lambda: _NO_ROWS)
     """Its newest rows: those that may still become starts."""
     tail_generations: Array = field(default_factory=lambda: _NO_ROWS)
+    sealed: bool = False
+    """Whether its end is marked: a chunk that comes later begins anew."""
 
 
 class Blocks:
@@ -75,6 +77,12 @@ class Blocks:
         if stream.block == _NONE or self.generation[stream.block] != stream.generation:
             return 0
         return self.steps - int(self.filled[stream.block])
+
+    def last_row(self, stream: Stream) -> int | None:
+        """The row of the stream's newest step; None if it has none, or it was evicted."""
+        if stream.block == _NONE or self.generation[stream.block] != stream.generation:
+            return None
+        return stream.block * self.steps + int(self.filled[stream.block]) - 1
 
     def upcoming(self) -> int:
         """The block that :meth:`open` will take."""

@@ -115,6 +115,16 @@ class ChunkLog:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_syncing, name="chunk log", daemon=True)
 
+    @property
+    def next_number(self) -> int:
+        """Number of the step that will be appended next."""
+        return self._next_number
+
+    @property
+    def logged_steps(self) -> int:
+        """Steps that this shard has ever appended, as far as its log remembers."""
+        return self._next_number - self._first_number
+
     # --------------------------------------------------------------------------- recovery
 
     def recover(self, damages: Damages) -> Iterator[Recovered]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from wm_distributed.errors import ReplayError
-from wm_distributed.types import Array, Columns
+from wm_distributed.types import ACTION, IS_LAST, Array, Columns
 
 Layout = dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]
 """Shape and dtype of one step's value, by column."""
@@ -85,6 +85,22 @@ class Rings:
         """Copies the chunk's steps ``[start, stop)`` to the rows from ``first``."""
         for name, ring in self._columns.items():
             ring[first : first + stop - start] = columns[name][start:stop]
+
+    def truncate(self, row: int) -> bool:
+        """Marks a step as the last of its episode, as if the time had run out there.
+
+        Its action becomes zero, because it led nowhere that is known.
+
+        Returns:
+            False if the steps have no ``is_last``, or it is set already.
+        """
+        is_last = self._columns.get(IS_LAST)
+        if is_last is None or is_last[row]:
+            return False
+        is_last[row] = True
+        if ACTION in self._columns:
+            self._columns[ACTION][row] = 0
+        return True
 
     def gather(self, rows: Array, names: Collection[str] = ()) -> Columns:
         """Copies of rows ``(b, L)``: columns ``(b, L, …)``, those named or all.

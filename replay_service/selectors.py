@@ -38,6 +38,17 @@ class FreshQueue:
             self._end += 1
             self._size = min(self._size + 1, len(self._entries))
 
+    def entries(self) -> tuple[Array, Array]:
+        """Rows and generations of what was not given yet, the oldest first."""
+        entries = self._entries[np.arange(self._end - self._size, self._end) % len(self._entries)]
+        return entries[:, 0], entries[:, 1]
+
+    def keep(self, kept: Array) -> None:
+        """Drops those of :meth:`entries` where ``bool (n,)`` is False."""
+        rows, generations = self.entries()
+        self._end = self._size = 0
+        self.add(rows[kept], generations[kept])
+
     def take(self, count: int, row_generation: Array, block_steps: int) -> Array:
         """Up to ``count`` newest rows that still hold what they held, ``int64 (n,)``.
 

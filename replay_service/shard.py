@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ import numpy as np
 
 from replay_service.blocks import Stream
 from replay_service.checks import tables_of
+from replay_service.chunk_log import ChunkLog, Place
 from replay_service.messages import (
     Holding,
     Holdings,
@@ -34,7 +34,9 @@ from replay_service.messages import (
     ShardUpdate,
 )
 from replay_service.rings import Layout, layout_of
+from replay_service.shard_meter import ShardMeter
 from replay_service.store import Store, affordable_steps, allocate
+from replay_service.streams import Streams
 from wm_distributed.api import DataSpec
 from wm_distributed.errors import ReplayError
 from wm_distributed.types import (
@@ -43,21 +45,9 @@ from wm_distributed.types import (
     Array,
     Columns,
     SequenceChunk,
-    StreamId,
 )
 
-_TIMED_CALLS = 1024
 _NO_ROWS = np.zeros((0, 0), np.int64)
-_COUNTERS = (
-    "replay/inserted_steps",
-    "replay/sampled_steps",
-    "replay/insert_bytes",
-    "replay/sample_bytes",
-    "replay/updated_steps",
-    "replay/stale_updates",
-    "replay/duplicate_chunks",
-    "replay/stream_gaps",
-)
 
 
 class ReplayShard:
@@ -73,6 +63,7 @@ class ReplayShard:
         seed: int = 0,
         epoch: int = 0,
         shared: bool = False,
+        log: ChunkLog | None = None,
     ) -> None:
         """Makes an empty shard; its memory is allocated at the first insert.
 
@@ -85,6 +76,7 @@ class ReplayShard:
             epoch: Different for each life of a shard, so that addresses handed out before a
                 restart are recognised as stale; 0 to 2**22.
             shared: Whether processes on the same machine may read the rings, see :meth:`locate`.
+            log: Where chunks go before they are stored, see ``durable_shard.py``; None: nowhere.
         """
         self._specs = tables_of(specs)
         self._capacity_steps = capacity_steps
@@ -95,15 +87,16 @@ class ReplayShard:
         self._rng = np.random.default_rng((seed, index))
         self._lookahead = max(spec.context + spec.length for spec in specs) - 1
         self._store: Store | None = None
-        self._streams: dict[StreamId, Stream] = {}
+        self._meter = ShardMeter()
+        self._counts = self._meter.counts
+        self._streams = Streams(self._counts)
         self._held_steps = 0
-        self._counts: Counter[str] = Counter()
-        self._insert_seconds: deque[float] = deque(maxlen=_TIMED_CALLS)
-        self._sample_seconds: deque[float] = deque(maxlen=_TIMED_CALLS)
+        self._changed_columns: set[str] = set()  # those that were written back
         # Taken in this order: (inserting or reading) before metadata.
         self._inserting = threading.Lock()
         self._reading = threading.Lock()
         self._metadata = threading.Lock()
+        self._log = log
 
     # ------------------------------------------------------------------------------ insert
 
@@ -121,51 +114,62 @@ class ReplayShard:
         with self._inserting:
             stored = sum(self._insert(chunk) for chunk in chunks)
         with self._metadata:
-            self._insert_seconds.append(time.perf_counter() - begin)
+            self._meter.inserted(begin)
             return InsertReceipt(stored, self._holdings())
 
-    def _insert(self, chunk: SequenceChunk) -> int:
+    def _insert(self, chunk: SequenceChunk, place: Place | None = None) -> int:
+        """Logs a chunk, unless it comes from the log's ``place``, and stores it."""
         columns = _stamped(chunk)
         layout = layout_of(columns)
         if self._store is None:
             self._store = self._allocate(layout)
-        self._store.rings.check(layout)
+        store = self._store
+        store.rings.check(layout)
         with self._metadata:
-            stream = self._stream(chunk)
+            stream, ended = self._streams.take(chunk)
+        if ended is not None:
+            self._seal(store, ended)
         if stream is None:
             return 0
+        if place is None and self._log is not None:
+            place = self._log.append(chunk)
         done, num_steps = 0, chunk.num_steps
         while done < num_steps:
-            done += self._append(self._store, stream, columns, done)
+            done += self._append(store, stream, columns, done, place)
+        if place is not None and self._log is not None and store.log is not None:
+            self._log.forget_before(store.log.oldest_segment())
         with self._metadata:
             self._counts["replay/inserted_steps"] += num_steps
             self._counts["replay/insert_bytes"] += sum(c.nbytes for c in columns.values())
         return num_steps
 
-    def _stream(self, chunk: SequenceChunk) -> Stream | None:
-        """The stream's end, new if there was a gap; None if the chunk was received before."""
-        stream = self._streams.get(chunk.stream)
-        if stream is not None and chunk.sequence_number < stream.next_sequence:
-            self._counts["replay/duplicate_chunks"] += 1
-            return None
-        if stream is None or chunk.sequence_number > stream.next_sequence:
-            self._counts["replay/stream_gaps"] += stream is not None
-            stream = self._streams[chunk.stream] = Stream(chunk.sequence_number)
-        stream.next_sequence += 1
-        return stream
+    def _seal(self, store: Store, stream: Stream) -> None:
+        """Marks the end of a stream that will not go on, which nothing in its data tells."""
+        with self._reading, self._metadata:
+            row = store.blocks.last_row(stream)
+            stream.sealed = True
+            if row is not None:
+                with store.blocks.writing(np.array([row])):
+                    self._counts["replay/sealed_streams"] += store.rings.truncate(row)
 
-    def _append(self, store: Store, stream: Stream, columns: Columns, done: int) -> int:
+    def _append(
+        self, store: Store, stream: Stream, columns: Columns, done: int, place: Place | None
+    ) -> int:
         """Writes the steps from ``done`` that fit into one block; returns how many."""
         blocks = store.blocks
         with self._metadata:
             if blocks.space(stream) == 0:
                 self._evict(store, blocks.upcoming())
                 blocks.open(stream)
+                if store.log is not None and place is not None:
+                    store.log.opened(stream.block, place.segment)
             count = min(blocks.space(stream), len(columns[POLICY_VERSION]) - done)
             first = stream.block * blocks.steps + int(blocks.filled[stream.block])
         store.rings.write(first, columns, done, done + count)
         with self._metadata:
             self._held_steps += count
+            if store.log is not None and place is not None:
+                store.log.written(first, count, place.number + done)
             self._add_starts(store, stream, blocks.extend(stream, count))
         return count
 
@@ -210,9 +214,7 @@ class ReplayShard:
     def _count_sample(
         self, store: Store, begin: float, num_steps: int, columns: tuple[str, ...]
     ) -> None:
-        self._sample_seconds.append(time.perf_counter() - begin)
-        self._counts["replay/sampled_steps"] += num_steps
-        self._counts["replay/sample_bytes"] += num_steps * store.rings.step_bytes(columns)
+        self._meter.sampled(begin, num_steps, num_steps * store.rings.step_bytes(columns))
 
     def locate(self, request: SampleRequest) -> Located:
         """Like :meth:`sample`, but the caller reads the rings itself (``shared_rings.py``).
@@ -286,6 +288,9 @@ class ReplayShard:
             rows = update.rows[held]
             with store.blocks.writing(rows):
                 store.rings.update(rows, update.columns, held)
+            if store.log is not None:
+                store.log.changed[rows] = True
+                self._changed_columns.update(update.columns)
             if update.priorities is not None:
                 self._set_priorities(store, update.priorities)
             written = int(held.sum())
@@ -309,9 +314,8 @@ class ReplayShard:
                 "replay/steps": self._held_steps,
                 "replay/capacity_steps": capacity,
                 "replay/allocated_bytes": 0 if store is None else store.nbytes,
-                "replay/insert_p99_seconds": _p99(self._insert_seconds),
-                "replay/sample_p99_seconds": _p99(self._sample_seconds),
-                **{name: self._counts[name] for name in _COUNTERS},
+                **self._meter.stats(),
+                **({} if self._log is None else self._log.stats()),
             }
 
     def _holdings(self) -> Holdings:
@@ -329,9 +333,16 @@ class ReplayShard:
     def _allocate(self, layout: Layout) -> Store:
         specs = self._specs.values()
         limits = self._capacity_steps, self._capacity_bytes
-        capacity = affordable_steps(layout, specs, *limits, self._index)
+        logged = self._log is not None
+        capacity = affordable_steps(layout, specs, *limits, self._index, logged=logged)
         return allocate(
-            layout, specs, capacity, shard=self._index, epoch=self._epoch, shared=self._shared
+            layout,
+            specs,
+            capacity,
+            shard=self._index,
+            epoch=self._epoch,
+            shared=self._shared,
+            logged=logged,
         )
 
 
@@ -339,7 +350,3 @@ def _stamped(chunk: SequenceChunk) -> Columns:
     """The chunk's columns, with the versions that acted and that computed its latents."""
     version = np.full(chunk.num_steps, chunk.policy_version, np.int32)
     return {POLICY_VERSION: version, LATENT_VERSION: version, **chunk.columns}
-
-
-def _p99(seconds: deque[float]) -> float:
-    return float(np.percentile(list(seconds), 99)) if seconds else 0.0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from replay_service.blocks import Blocks, block_steps, longest_sequence
+from replay_service.log_index import LogIndex
 from replay_service.rings import Layout, Rings, bytes_per_step
 from replay_service.shared_memory import SharedArrays
 from replay_service.table import Table
@@ -30,18 +31,21 @@ class Store:
         blocks: Whose steps lie where.
         tables: Starts, by table.
         memory: Of the rings and of the blocks' generations, where others may read them.
+        log: Where the steps lie in the log, if there is one.
     """
 
     rings: Rings
     blocks: Blocks
     tables: dict[str, Table]
     memory: SharedArrays | None
+    log: LogIndex | None
 
     @property
     def nbytes(self) -> int:
         """Allocated bytes."""
         tables = sum(table.nbytes for table in self.tables.values())
-        return self.rings.nbytes + self.blocks.nbytes + tables
+        log = 0 if self.log is None else self.log.nbytes
+        return self.rings.nbytes + self.blocks.nbytes + tables + log
 
 
 def affordable_steps(
@@ -50,6 +54,8 @@ def affordable_steps(
     capacity_steps: int,
     capacity_bytes: int | None,
     shard: int,
+    *,
+    logged: bool = False,
 ) -> int:
     """Steps that the limits allow.
 
@@ -58,6 +64,7 @@ def affordable_steps(
     """
     tables = sum(Table.bytes_per_step(spec) for spec in specs)
     step_bytes = bytes_per_step(layout) + Blocks.BYTES_PER_STEP + tables
+    step_bytes += LogIndex.BYTES_PER_STEP if logged else 0
     capacity = min(capacity_steps, _MAX_ROWS)
     if capacity_bytes is not None:
         capacity = min(capacity, int(capacity_bytes / step_bytes))
@@ -87,6 +94,7 @@ def allocate(
     shard: int,
     epoch: int,
     shared: bool,
+    logged: bool = False,
 ) -> Store:
     """Makes the rings, blocks and tables.
 
@@ -97,6 +105,7 @@ def allocate(
         shard: Number of the shard, for messages.
         epoch: Number of the shard's life, see :class:`Blocks`.
         shared: Whether other processes of this machine may read the rings.
+        logged: Whether the shard has a log.
     """
     num_blocks = capacity // block_steps(capacity)
     capacity = num_blocks * block_steps(capacity)
@@ -112,4 +121,5 @@ def allocate(
     generations, writes = arrays.pop(GENERATIONS), arrays.pop(WRITES)
     blocks = Blocks(capacity, epoch, generations, writes)
     tables = {spec.table: Table(spec, capacity, blocks.steps) for spec in specs}
-    return Store(Rings(layout, arrays, shard), blocks, tables, memory)
+    log = LogIndex(blocks) if logged else None
+    return Store(Rings(layout, arrays, shard), blocks, tables, memory, log)

@@ -46,6 +46,11 @@ class SumTree:
             nodes = np.unique(nodes // _FANOUT)
             parents.reshape(-1)[nodes] = children[nodes].sum(axis=1)
 
+    def weights(self, rows: Array) -> Array:
+        """``float64 (n,)``, the weights of rows."""
+        weights: Array = self._levels[0].reshape(-1)[rows]
+        return weights
+
     def choose(self, rng: np.random.Generator, count: int) -> Array:
         """``int64 (count,)`` rows, each with probability weight / total (> 0), independently."""
         nodes = np.zeros(count, np.int64)

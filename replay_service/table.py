@@ -106,6 +106,34 @@ class Table:
         """The first ``count`` starts in rows beyond ``row``, in order, ``int64 (n,)``."""
         return self._index.following(row, count)
 
+    def weights(self, rows: Array) -> Array | None:
+        """``float64 (n,)``, what starts are chosen in proportion to; NaN for other rows.
+
+        None if the table does not choose by priority.
+        """
+        if self._tree is None:
+            return None
+        return np.where(self._index.contains(rows), self._tree.weights(rows), np.nan)
+
+    def restore_weights(self, rows: Array, weights: Array) -> None:
+        """Sets weights that :meth:`weights` gave, of those rows that are starts."""
+        good = self._index.contains(rows) & np.isfinite(weights) & (weights >= 0)
+        if self._tree is not None:
+            self._tree.set(rows[good], weights[good])
+
+    def fresh_rows(self, generation: Array) -> Array:
+        """``int64 (n,)``, starts that the online queue has not given yet, the oldest first."""
+        if self._fresh is None:
+            return np.zeros(0, np.int64)
+        rows, generations = self._fresh.entries()
+        fresh: Array = rows[generation[rows // self._block_steps] == generations]
+        return fresh
+
+    def keep_fresh(self, rows: Array) -> None:
+        """Drops all others from the online queue."""
+        if self._fresh is not None:
+            self._fresh.keep(np.isin(self._fresh.entries()[0], rows))
+
     def set_priorities(self, rows: Array, priorities: Array) -> None:
         """Sets the priorities of starts that are still held.
 

@@ -116,7 +116,12 @@ def test_arbitrary_edits_raise_nothing_and_no_false_record_appears(data: st.Data
 
 
 def forged(
-    payload: bytes, *, compression: int = 0, steps: int = 3, number: int = 0, size: int | None = None
+    payload: bytes,
+    *,
+    compression: int = 0,
+    steps: int = 3,
+    number: int = 0,
+    size: int | None = None,
 ) -> bytes:
     """A record whose checksums are right, whatever it holds."""
     size = len(payload) if size is None else size
@@ -160,8 +165,8 @@ def test_a_segment_of_false_starts_is_given_up() -> None:
 
 
 def test_a_chunk_that_no_record_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = SequenceChunk(StreamId(0, 0, 0), 0, 0, {"is_first": np.array([None])})
     with pytest.raises(ReplayError, match="dtype object cannot be encoded"):
-        bad = SequenceChunk(StreamId(0, 0, 0), 0, 0, {"is_first": np.array([None])})
         encode_record(bad, 0, compress=False)
     monkeypatch.setattr(records, "MAX_RECORD_BYTES", 50)
     with pytest.raises(ReplayError, match="a record of the chunk log 50 at most: lower"):
