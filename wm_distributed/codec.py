@@ -117,9 +117,7 @@ def encode_message(kind: str, fields: Sequence[Any], columns: Columns | None = N
     return b"".join(message_parts(kind, fields, columns))
 
 
-def message_parts(
-    kind: str, fields: Sequence[Any], columns: Columns | None = None
-) -> list[Part]:
+def message_parts(kind: str, fields: Sequence[Any], columns: Columns | None = None) -> list[Part]:
     """The pieces of :func:`encode_message`, for who writes them without joining them first.
 
     Those of columns are views, so the columns must not change before they are written.

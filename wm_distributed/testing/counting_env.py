@@ -132,6 +132,8 @@ def episode_length(identity: int, episode: int) -> int:
 def check_counting_columns(columns: Columns) -> None:
     """Checks every index of one stream's consecutive steps against what must stand there.
 
+    The last index may also be where replay has sealed a stream that was left there.
+
     Args:
         columns: ``(T, …)`` as stored: one observation key, and whatever else is there.
 
@@ -139,14 +141,16 @@ def check_counting_columns(columns: Columns) -> None:
         AssertionError: A value is wrong; the message gives the index.
     """
     (key,) = [name for name in columns if name.startswith(OBS_PREFIX)]
+    last = len(columns[key]) - 1
     for t, (identity, episode, count) in enumerate(columns[key].astype(int).tolist()):
         ends = count == episode_length(identity, episode)
+        is_last = ends or (t == last and bool(columns[IS_LAST][t]))
         expected = {
             IS_FIRST: count == 0,
-            IS_LAST: ends,
+            IS_LAST: is_last,
             IS_TERMINAL: ends and episode % 2 == 0,
         }
-        if ends:
+        if is_last:
             expected[ACTION] = 0
         if count == 0:
             expected[REWARD] = 0.0

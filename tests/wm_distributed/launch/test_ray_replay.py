@@ -89,7 +89,7 @@ def test_near_shards_share_their_memory_and_far_ones_send_copies(shards: list[Ra
     far = RayShard(shards[0]._actor, 0)
     located = ray.get(shards[0]._actor.locate.remote(ask))
     object.__setattr__(located.memory, "token", bytes(16))  # as from another machine
-    assert len(far._map(located).rows) == 0
+    assert len(far._map(located, ()).rows) == 0
     answer = far.sample(ask).result(SECONDS)
     assert isinstance(answer, SampleReply)
     assert answer.columns["number"].shape == (3, 5)

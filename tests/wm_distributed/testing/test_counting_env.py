@@ -57,6 +57,18 @@ def test_the_checker_finds_a_missing_step() -> None:
         check_counting_columns(broken)
 
 
+def test_a_stream_may_be_sealed_at_its_end_and_nowhere_else() -> None:
+    sealed = columns()
+    sealed["is_last"][11] = True
+    with pytest.raises(AssertionError, match=r"action\[11\]"):
+        check_counting_columns(sealed)
+    sealed["action"][11] = 0
+    check_counting_columns(sealed)
+    sealed["is_terminal"][11] = True
+    with pytest.raises(AssertionError, match="is_terminal"):
+        check_counting_columns(sealed)
+
+
 def test_gymnasium_finds_no_fault_in_the_environment() -> None:
     check_env(CountingEnv(), skip_render_check=True)
 
