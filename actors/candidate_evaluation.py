@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -64,6 +65,7 @@ class CandidateEvaluator:
         for slot in range(slots.num_slots):  # empty ones act too
             policy.assign(slot, np.zeros(policy.num_parameters), 0)
         self._meter = WorkMeter("env", "inference", "wait")
+        self._stepping_since: float | None = None
 
     @property
     def num_waiting(self) -> int:
@@ -74,6 +76,12 @@ class CandidateEvaluator:
     def num_running(self) -> int:
         """Episodes under way."""
         return sum(job is not None for job in self._jobs)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the environments have been asked for a step that has not come yet."""
+        since = self._stepping_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def add(self, tasks: Iterable[tuple[CandidateTask, Array]]) -> None:
         """Takes tasks, with their parameters ``(P,)``; they begin in this order."""
@@ -133,8 +141,10 @@ class CandidateEvaluator:
 
     def _tick(self) -> list[tuple[CandidateTask, EpisodeResult]]:
         """One step of all episodes, and the actions that follow."""
+        self._stepping_since = time.monotonic()
         with self._meter.measure("env"):
             step = self._slots.step(self._action)
+        self._stepping_since = None
         finished = [
             ended
             for slot, result in self._tracker.observe(step)

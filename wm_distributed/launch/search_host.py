@@ -63,10 +63,10 @@ class SearchNews:
         final: Episodes of the last evaluation, once they are all back.
     """
 
-    generations: tuple[GenerationRecord, ...]
-    evaluations: tuple[Evaluation, ...]
-    ended: str
-    final: tuple[EpisodeResult, ...] | None
+    generations: tuple[GenerationRecord, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    ended: str = ""
+    final: tuple[EpisodeResult, ...] | None = None
 
 
 class SearchHost:
@@ -130,18 +130,16 @@ class SearchHost:
         servers = (self._server, self._final_server)
         return sum(server.release(evaluator) for server in servers if server is not None)
 
-    def begin_final(self, episodes: int, which: Which) -> Array:
-        """From now on gives out episodes of one mean solution; returns its parameters ``(P,)``.
+    def begin_final(self, params: Array, episodes: int) -> None:
+        """From now on gives out episodes of one solution, on seeds used for nothing else.
 
         Args:
-            episodes: How many, on seeds that are used for nothing else.
-            which: The best one on held-out seeds, or the present one of the first island.
+            params: The solution, ``(P,)``.
+            episodes: How many.
         """
-        params = self._search.best() if which == "best" else self._search.mean()
         first = evaluation_seed(self._spec.config.seed, FINAL)
         self._final = FixedSolution(params, range(first, first + episodes))
         self._final_server = SearchServer(self._final, self._spec.config.search.lease_seconds)
-        return params
 
     def news(self, known: Mapping[int, tuple[int, int]]) -> SearchNews:
         """What is new.
@@ -157,9 +155,9 @@ class SearchHost:
             final=self._final.results() if self._final is not None and done else None,
         )
 
-    def best(self) -> Array:
-        """The best mean solution, ``(P,)``."""
-        return self._server.best()
+    def solution(self, which: Which = "best") -> Array:
+        """A mean solution ``(P,)``: the best one held out, or the first island's present one."""
+        return self._search.best() if which == "best" else self._search.mean()
 
     def stats(self) -> dict[str, float]:
         """Metrics under ``search/``."""
@@ -176,7 +174,7 @@ class SearchHost:
             "weights_checksum": self._spec.weights_checksum,
             "server": self._server.state_dict(),
         }
-        self._spec.files.save(state, self.best())
+        self._spec.files.save(state, self.solution())
         self._saved_at = self._clock()
 
     def close(self) -> None:

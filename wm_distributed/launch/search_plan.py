@@ -11,19 +11,14 @@ import numpy as np
 
 from actors.candidate_evaluation import CandidateEvaluator
 from actors.episode_slots import EpisodeSlots
-from actors.evaluation import record_episode
 from wm_distributed.api import CandidatePolicy
 from wm_distributed.errors import CheckpointError, ConfigError
-from wm_distributed.launch.evaluation import Evaluator
 from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.runtime import Evaluation
 from wm_distributed.launch.search_files import SearchFiles
-from wm_distributed.launch.search_host import FINAL, SearchSpec
-from wm_distributed.seeding import evaluation_seed
+from wm_distributed.launch.search_host import SearchSpec
 from wm_distributed.threads import configure_threads
 from wm_distributed.types import Array, EpisodeResult, Weights
-
-_MAX_VIDEO_STEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,23 +60,6 @@ class SearchPlan:
     def agent_evaluation(self, results: tuple[EpisodeResult, ...], decisions: int) -> Evaluation:
         """The last evaluation of the best mean solution, without its video."""
         return Evaluation(env_steps=decisions, train_steps=0, version=self.version, results=results)
-
-    def play_random(self, episodes: int) -> Evaluation:
-        """The random policy, on seeds that are used for nothing else."""
-        return Evaluator(self.plan).random(FINAL, episodes)
-
-    def record(
-        self, weights: Weights | None, params: Array
-    ) -> tuple[Array | None, EpisodeResult | None]:
-        """Frames of an episode with the given parameters, and its result; None: nothing to see."""
-        seed = evaluation_seed(self.plan.config.seed, FINAL)
-        policy = self.build_policy(weights)
-        policy.assign(0, params, seed)
-        env = self.plan.open_env(1, seed, evaluation=True, render=True)
-        try:
-            return record_episode(env, policy, _MAX_VIDEO_STEPS)
-        finally:
-            env.close()
 
 
 def build_candidate_policy(plan: Plan) -> CandidatePolicy:

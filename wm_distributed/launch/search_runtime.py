@@ -18,6 +18,7 @@ from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.runtime import FinalEvaluation, ProcessStatus, RunStatus, Runtime, Which
 from wm_distributed.launch.search_host import SearchHost
 from wm_distributed.launch.search_plan import SearchPlan, plan_search
+from wm_distributed.launch.search_player import SearchPlayer
 from wm_distributed.launch.search_status import SearchStatus
 from wm_distributed.launch.worker_process import make_pulse
 from wm_distributed.types import Array, Weights
@@ -89,16 +90,18 @@ class InlineSearchRuntime:
 
     def evaluate_final(self, episodes: int, which: Which = "best") -> FinalEvaluation:
         host, evaluator = self._parts()
-        params = host.begin_final(episodes, which)
+        params = host.solution(which)
+        host.begin_final(params, episodes)
         while (final := host.news(self._status.known).final) is None:
             evaluator.work(host, _NAME)
         agent = self._search.agent_evaluation(final, self._status.decisions)
-        frames, recorded = self._search.record(self._weights, params)
-        agent = replace(agent, frames=frames, recorded=recorded)
-        return FinalEvaluation(agent, self._search.play_random(episodes))
+        player = SearchPlayer(self._search, self._weights)
+        video = player.record(params)
+        agent = replace(agent, frames=video.frames, recorded=video.recorded)
+        return FinalEvaluation(agent, player.random(episodes))
 
     def solution(self) -> Array:
-        return self._solution if self._host is None else self._host.best()
+        return self._solution if self._host is None else self._host.solution()
 
     def stop(self, *, checkpoint: bool) -> None:
         host, self._host = self._host, None
@@ -109,7 +112,7 @@ class InlineSearchRuntime:
             try:
                 if checkpoint:
                     host.save()
-                self._solution = host.best()
+                self._solution = host.solution()
             finally:
                 host.close()
 

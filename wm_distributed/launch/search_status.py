@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from learners.population import Evaluation as MeanEvaluation
@@ -21,7 +22,6 @@ class SearchStatus:
     """Remembers what is known of a search already; both runtimes use it.
 
     Attributes:
-        known: By island, how many generations and how many evaluations are known.
         decisions: Made in the episodes of the search so far.
     """
 
@@ -31,7 +31,7 @@ class SearchStatus:
         Raises:
             RunDirError: Its files cannot be read.
         """
-        self.known: dict[int, tuple[int, int]] = {}
+        self._seen: dict[str, set[tuple[int, int]]] = {"generations": set(), "evaluations": set()}
         self.decisions = 0
         self._search = search
         config = search.plan.config
@@ -67,12 +67,8 @@ class SearchStatus:
             processes: Every process.
             further: Metrics beside those of the processes.
         """
-        for generation in news.generations:
-            count, evaluations = self.known.get(generation.island, (0, 0))
-            self.known[generation.island] = count + 1, evaluations
-        for evaluation in news.evaluations:
-            generations, count = self.known.get(evaluation.island, (0, 0))
-            self.known[evaluation.island] = generations, count + 1
+        generations = [r for r in news.generations if self._is_new("generations", r)]
+        evaluations = [e for e in news.evaluations if self._is_new("evaluations", e)]
         metrics = aggregate([*(process.stats for process in processes), *further])
         # While the server's process is away, the count stays as it was.
         self.decisions = max(self.decisions, int(metrics.get("search/decisions", 0)))
@@ -83,16 +79,28 @@ class SearchStatus:
             train_steps=0,
             metrics=metrics,
             processes=tuple(processes),
-            generations=tuple(r for r in news.generations if self._is_new("generations", r)),
-            evaluations=tuple(
-                self._evaluation(e) for e in news.evaluations if self._is_new("evaluations", e)
-            ),
+            generations=tuple(generations),
+            evaluations=tuple(self._evaluation(evaluation) for evaluation in evaluations),
             finished=bool(reason),
             reason=reason,
         )
 
+    @property
+    def known(self) -> dict[int, tuple[int, int]]:
+        """By island, how many generations and how many evaluations are known."""
+        counts = {kind: Counter(island for island, _ in seen) for kind, seen in self._seen.items()}
+        islands = counts["generations"].keys() | counts["evaluations"].keys()
+        return {
+            island: (counts["generations"][island], counts["evaluations"][island])
+            for island in islands
+        }
+
     def _is_new(self, kind: str, record: GenerationRecord | MeanEvaluation) -> bool:
-        return (record.island, record.generation) not in self._recorded[kind]
+        """Whether it is neither known (the same news may come twice) nor recorded; now it is."""
+        key = record.island, record.generation
+        known = key in self._seen[kind]
+        self._seen[kind].add(key)
+        return not known and key not in self._recorded[kind]
 
     def _evaluation(self, evaluation: MeanEvaluation) -> Evaluation:
         first = evaluation_seed(self._search.plan.config.seed, 0)

@@ -186,6 +186,14 @@ class Team:
         for member in self._members:
             member.process.kill()
 
+    def renew(self) -> None:
+        """Replaces processes that have ended as they should; counts as no restart."""
+        self.kill()
+        for member in self._members:
+            if member.pulse is not None:
+                self._keep_counters(member.pulse)
+        self.start()
+
     def statuses(self) -> list[ProcessStatus]:
         """How each process stands."""
         absent: Health = "starting" if self._restart_at is None else "restarting"
