@@ -23,6 +23,7 @@ from actors.actions import executable_action
 from actors.episode_slots import EpisodeSlots, blank_action
 from actors.episodes import EpisodeTracker
 from wm_distributed.api import CandidatePolicy, TaskSource
+from wm_distributed.config import EpisodeLimits
 from wm_distributed.timing import WorkMeter
 from wm_distributed.types import Array, CandidateTask, EnvStep, EpisodeResult
 
@@ -48,13 +49,18 @@ class CandidateEvaluator:
     episodes or on what ran before. One thread calls it; another may read the stats.
     """
 
-    def __init__(self, slots: EpisodeSlots, policy: CandidatePolicy) -> None:
+    def __init__(
+        self, slots: EpisodeSlots, policy: CandidatePolicy, limits: EpisodeLimits | None = None
+    ) -> None:
         """Takes the slots over, all empty.
 
         Args:
             slots: Where episodes run; closed by :meth:`close`.
             policy: With the weights loaded that it is to act with.
+            limits: Early ends of candidates' episodes; none: there are no such ends.
         """
+        self._limits = limits or EpisodeLimits()
+        self._idle = np.zeros(slots.num_slots, np.int64)  # decisions since a reward above zero
         self._slots = slots
         self._policy = policy
         self._queue: deque[_Job] = deque()
@@ -150,10 +156,25 @@ class CandidateEvaluator:
             for slot, result in self._tracker.observe(step)
             if (ended := self._finish(slot, result)) is not None
         ]
+        finished += self._cut_short(step)
         self._meter.count(sum(job is not None for job in self._jobs))
         with self._meter.measure("inference"):
             finished += self._act(step)
         return finished
+
+    def _cut_short(self, step: EnvStep) -> list[tuple[CandidateTask, EpisodeResult]]:
+        """Ends the episodes that have reached a limit, with what they have come to."""
+        self._idle = np.where(step.is_first | (step.reward > 0), 0, self._idle + 1)
+        ended = []
+        for slot, job in enumerate(self._jobs):
+            if job is None or job.task.candidate < 0:
+                continue
+            result = self._tracker.running(slot)
+            if self._limits.exceeded(job.task.generation, result.length, int(self._idle[slot])):
+                self._slots.stop(slot)
+                self._jobs[slot] = None
+                ended.append((job.task, replace(result, seed=job.task.seed)))
+        return ended
 
     def _act(self, step: EnvStep) -> list[tuple[CandidateTask, EpisodeResult]]:
         """Chooses the next actions; ends the episodes in which there is none to execute."""

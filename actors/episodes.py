@@ -15,6 +15,10 @@ class EpisodeTracker:
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths = np.zeros(num_envs, np.int64)
 
+    def running(self, env: int) -> EpisodeResult:
+        """What an environment's episode has come to so far."""
+        return EpisodeResult(float(self._returns[env]), int(self._lengths[env]))
+
     def observe(self, step: EnvStep) -> list[tuple[int, EpisodeResult]]:
         """Takes the next step and returns the episodes that it ended, with their environments."""
         self._returns[step.is_first] = 0.0

@@ -138,8 +138,8 @@ class Learner:
 
     @property
     def phase(self) -> str:
-        """Name of the phase whose turn it is."""
-        return self._turns.phase.name
+        """Name of the phase whose turn it is, or was last; empty if there is none."""
+        return self._turns.name
 
     @property
     def phase_steps(self) -> int:
@@ -331,15 +331,15 @@ class Learner:
             self._streams[self.phase].write_back(update)
 
     def _begin_phase(self) -> None:
-        batch_size = self._batch_sizes[self._turns.index]
-        self._carry = self._trainable.init_train(self.phase, batch_size)
+        if not self.finished:
+            batch_size = self._batch_sizes[self._turns.index]
+            self._carry = self._trainable.init_train(self.phase, batch_size)
 
     def _end_phase(self) -> None:
         if self._published_at != self._train_steps:
             self._publish()
         self._turns.advance()
-        if not self.finished:
-            self._begin_phase()
+        self._begin_phase()
 
     def _weights(self) -> Weights:
         return Weights(self._version, self._trainable.policy_weights(), self._train_steps)

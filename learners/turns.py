@@ -23,7 +23,7 @@ class PhaseTurns:
 
         Args:
             phases: Gradient phases, taken in turn for ``Phase.steps`` steps each, and sweeps; from
-                the cycle ``Phase.first_cycle`` on.
+                the cycle ``Phase.first_cycle`` on. Without one, it is finished.
             repeat: Whether the first phase comes again after the last.
 
         Raises:
@@ -39,7 +39,7 @@ class PhaseTurns:
                     "phases and sweeps, on data"
                 )
             self.specs.append(phase.data)
-        if phases[0].first_cycle:
+        if phases and phases[0].first_cycle:
             raise ConfigError(
                 f"phase {phases[0].name!r} comes first and must take part in every cycle, got "
                 f"first_cycle {phases[0].first_cycle}"
@@ -50,12 +50,17 @@ class PhaseTurns:
         self._index = 0
         self._steps_after_sweep = 0
         self.steps = 0
-        self.finished = False
+        self.finished = not phases
 
     @property
     def phase(self) -> Phase:
         """The phase whose turn it is."""
         return self._phases[self._index]
+
+    @property
+    def name(self) -> str:
+        """Its name; empty if there are no phases."""
+        return self.phase.name if self._phases else ""
 
     @property
     def index(self) -> int:
@@ -65,7 +70,7 @@ class PhaseTurns:
     @property
     def sweeps(self) -> bool:
         """Whether it is a sweep."""
-        return self.phase.kind == "sweep"
+        return bool(self._phases) and self.phase.kind == "sweep"
 
     def count(self) -> bool:
         """Counts a batch; whether the phase's turn is over with it."""
@@ -97,6 +102,8 @@ class PhaseTurns:
 
         Replay holds other steps now, so a phase that follows a sweep waits for a new one.
         """
+        if not self._phases:
+            return
         self._cycle = int(state["cycle"])
         self._index = int(state["phase"]) % len(self._phases)
         self.steps = int(state["phase_steps"])

@@ -27,7 +27,7 @@ class EnvConfig:
     action_repeat: int = 1
     """Simulator frames per decision (Atari: frame skip)."""
     image_size: int = 64
-    """Height and width of image observations, in pixels (toy/*: always 32)."""
+    """Height and width of images, in pixels (toy/*: 32, or 64 with the option large)."""
     max_episode_steps: int | None = None
     """Decisions after which an episode is truncated; none: the environment's own limit."""
     sticky_actions: bool = False
@@ -109,6 +109,38 @@ class LearnerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpisodeLimits:
+    """Early ends of candidates' episodes. Evaluations of the mean always play whole ones."""
+
+    steps: int | None = None
+    """Decisions after which an episode of the first generation is cut; none: never."""
+    growth: float = 0.0
+    """Decisions that are added with every generation."""
+    patience: int | None = None
+    """Decisions without a reward above zero after which an episode is given up; none: never."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError if a value is out of range."""
+        if min(self.steps or 1, self.patience or 1) < 1 or self.growth < 0:
+            raise ConfigError(
+                "search.limits: steps and patience must be at least 1, or none, and growth must "
+                f"not be negative, got {self.steps}, {self.patience} and {self.growth}"
+            )
+
+    def exceeded(self, generation: int, length: int, idle: int) -> bool:
+        """Whether a candidate's episode ends now.
+
+        Args:
+            generation: Number of the generation.
+            length: Decisions so far.
+            idle: Decisions since the last reward above zero.
+        """
+        if self.patience is not None and idle >= self.patience:
+            return True
+        return self.steps is not None and length >= self.steps + self.growth * generation
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """Population search for a policy's parameters, by CMA-ES."""
 
@@ -120,6 +152,8 @@ class SearchConfig:
     """First standard deviation of the parameters: one for all islands, or one for each."""
     episodes: int = 4
     """Episodes of a candidate; all candidates of a generation get the same seeds."""
+    limits: EpisodeLimits = field(default_factory=EpisodeLimits)
+    """Early ends of candidates' episodes, which save time where candidates are hopeless."""
     covariance: Literal["auto", "full", "diagonal"] = "auto"
     """Shape of the search distribution; auto is full up to 2,000 parameters."""
     weight_decay: float = 0.0
@@ -226,6 +260,25 @@ class StopConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """Families whose phases follow each other, from a collection on; the others ignore this."""
+
+    phases: tuple[str, ...] = ()
+    """Phases to run; empty: all. What the others would have made comes from the source."""
+    source: str | None = None
+    """Directory of an earlier run whose model is taken over, and whose experience is trained on
+    unless this run collects its own."""
+    rounds: int = 1
+    """How often all phases are run; from the second time on, what the first controller found is
+    collected, too."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError unless there is at least one round."""
+        if self.rounds < 1:
+            raise ConfigError(f"pipeline.rounds must be at least 1, got {self.rounds}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """How the processes are run."""
 
@@ -254,6 +307,7 @@ class RunConfig(Generic[FamilyConfigT]):
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -205,7 +205,10 @@ class EpisodeResult:
 
 @dataclass(frozen=True, slots=True)
 class CandidateTask:
-    """One episode to evaluate for a population search; equal keys mean equal results."""
+    """One episode to evaluate for a population search; equal keys mean equal results.
+
+    The candidate's number is negative where the mean solution is evaluated.
+    """
 
     island: int
     generation: int

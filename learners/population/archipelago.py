@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,7 @@ class Archipelago:
 
     def _made_with(self) -> dict[str, Any]:
         settings = {name: getattr(self._config, name) for name in (*_FIXED, _FIXED_EVALUATION)}
+        settings["limits"] = list(astuple(self._config.limits))
         settings |= {"num_parameters": self._num_parameters, "seed": self._seed}
         # As msgpack gives it back.
         return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}

@@ -11,6 +11,7 @@ import pytest
 from actors.candidate_evaluation import CandidateEvaluator
 from actors.episode_slots import EpisodeSlots
 from wm_distributed.api import EnvSpaces, VectorEnv
+from wm_distributed.config import EpisodeLimits
 from wm_distributed.metrics import METRICS
 from wm_distributed.testing import CountingVectorEnv
 from wm_distributed.types import (
@@ -203,3 +204,33 @@ def test_where_the_time_goes_stands_in_the_table_of_metrics() -> None:
     shares = [stats[f"evaluator/{part}_share"] for part in ("env", "inference", "wait")]
     assert 0 < sum(shares) <= 1
     evaluator.close()
+
+
+def limited(limits: EpisodeLimits, generation: int, candidate: int = 0) -> EpisodeResult:
+    """Result of an episode that has 5 decisions, each of reward 1 but for none at the end."""
+    slots = EpisodeSlots(partial(CountingVectorEnv, 1), 2, SPACES)
+    evaluator = CandidateEvaluator(slots, StoredActions(), limits)
+    given = CandidateTask(0, generation, candidate, 0, 101)
+    return evaluate(evaluator, [(given, np.zeros(2))])[given]
+
+
+def test_limits_grow_with_the_generation_and_spare_the_mean() -> None:
+    limits = EpisodeLimits(steps=2, growth=0.5)
+    assert limited(limits, generation=0) == EpisodeResult(2.0, 2, 101)
+    assert limited(limits, generation=1) == EpisodeResult(3.0, 3, 101)
+    assert limited(limits, generation=100) == EpisodeResult(5.0, 5, 101)
+    assert limited(limits, generation=0, candidate=-1) == EpisodeResult(5.0, 5, 101)
+
+
+def test_an_episode_is_given_up_after_so_many_decisions_without_a_reward() -> None:
+    class Unrewarded(CountingVectorEnv):
+        def step(self, action: Array) -> EnvStep:
+            step = super().step(action)
+            step.reward[:] = np.where(step.reward > 0, -1.0, step.reward)
+            return step
+
+    for env, expected in ((Unrewarded, (-3.0, 3)), (CountingVectorEnv, (5.0, 5))):
+        slots = EpisodeSlots(partial(env, 1), 1, SPACES)
+        evaluator = CandidateEvaluator(slots, StoredActions(), EpisodeLimits(patience=3))
+        (result,) = evaluate(evaluator, [(task(0, 101), np.zeros(2))]).values()
+        assert (result.episode_return, result.length) == expected

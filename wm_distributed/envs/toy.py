@@ -1,6 +1,7 @@
 """``toy/catch`` and ``toy/nav``: small pixel worlds for learning tests and first minutes.
 
-Both are stepped as numpy arrays over all environments at once, and drawn as ``uint8 (32, 32, 3)``.
+Both are stepped as numpy arrays over all environments at once, and drawn as ``uint8 (32, 32, 3)``;
+with the option ``large``, every pixel of these is four.
 Each environment has a random generator of its own, so its episodes depend on its seed alone.
 """
 
@@ -45,13 +46,15 @@ def build(name: str, config: EnvConfig, seeds: Sequence[int], render: bool) -> E
 class _Toy(ABC):
     """What the toys share: seeds, episodes, action repeat, the limit of steps."""
 
-    options: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ("large",)
     max_decisions: ClassVar[int]
     action_space: Space[Any]
 
     def __init__(self, config: EnvConfig, seeds: Sequence[int]) -> None:
         self.num_envs = len(seeds)
-        self.obs_spaces = {"image": spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)}
+        self._scale = 2 if config.options.get("large", False) else 1
+        size = SIZE * self._scale
+        self.obs_spaces = {"image": spaces.Box(0, 255, (size, size, 3), np.uint8)}
         self._rngs = [np.random.default_rng(seed) for seed in seeds]
         self._rows = np.arange(self.num_envs)
         self._repeat = config.action_repeat
@@ -63,7 +66,7 @@ class _Toy(ABC):
         self._ended[:] = True
         self._begin_episodes()
         self._ended[:] = False
-        return {"image": self._draw()}
+        return self._picture()
 
     def step(self, action: Array) -> EngineStep:
         acting = ~self._ended
@@ -78,7 +81,10 @@ class _Toy(ABC):
         self._decisions += acting
         truncated = (self._decisions >= self._limit) & ~terminated
         self._ended = terminated | truncated
-        return EngineStep({"image": self._draw()}, reward, terminated, truncated)
+        return EngineStep(self._picture(), reward, terminated, truncated)
+
+    def _picture(self) -> Columns:
+        return {"image": self._draw().repeat(self._scale, axis=1).repeat(self._scale, axis=2)}
 
     def render(self) -> Array | None:
         return None
@@ -174,7 +180,7 @@ class Nav(_Toy):
     An episode is cut after 64 decisions.
     """
 
-    options = ("continuous", "goal")
+    options = ("continuous", "goal", "large")
     max_decisions = 64
     SQUARE = 4
     STEP = 3

@@ -10,6 +10,7 @@ from wm_distributed.errors import ConfigError, UnknownNameError
 FAMILIES: dict[str, str] = {
     "dreamer": "wm_distributed.families.dreamer:FAMILY",
     "linear": "wm_distributed.families.linear:FAMILY",
+    "world_models": "wm_distributed.families.world_models:FAMILY",
 }
 
 

@@ -19,7 +19,13 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from wm_distributed.config import FamilyConfigT, RunConfig
 
 T = TypeVar("T")
-SHORTCUTS = {"--runtime": "--runtime.kind", "--ray-address": "--runtime.ray-address"}
+SHORTCUTS = {
+    "--runtime": "--runtime.kind",
+    "--ray-address": "--runtime.ray-address",
+    "--phases": "--pipeline.phases",
+    "--from": "--pipeline.source",
+    "--rounds": "--pipeline.rounds",
+}
 _REGISTRY = ConstructorRegistry()
 
 
@@ -104,7 +110,8 @@ def parse(target: Callable[..., T], argv: Sequence[str], *, prog: str, **options
 
 
 def _describe(text: str) -> str:
-    return f"{text} Every field can be set; --runtime and --ray-address are short forms."
+    short = ", ".join(SHORTCUTS)
+    return f"{text} Every field can be set; {short} are short forms."
 
 
 def _expand(argv: Sequence[str]) -> list[str]:

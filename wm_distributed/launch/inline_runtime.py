@@ -22,13 +22,21 @@ from replay_service.client import ReplayClient
 from replay_service.handles import LocalLimiter, LocalShard
 from replay_service.limiter import ReplayRatioLimiter
 from replay_service.shard import ReplayShard
-from wm_distributed.api import DataSpec
+from wm_distributed.api import Phase
 from wm_distributed.collective import Collective
 from wm_distributed.errors import ConfigError, DeadlineError
 from wm_distributed.launch.aggregate import aggregate
 from wm_distributed.launch.evaluation import FINAL, Evaluator
+from wm_distributed.launch.experience import next_incarnation, reload
 from wm_distributed.launch.limits import Schedule
-from wm_distributed.launch.plan import RESUMED, Plan, choose_device, seed_rank, use_threads
+from wm_distributed.launch.plan import (
+    PHASES_DONE,
+    RESUMED,
+    Plan,
+    choose_device,
+    seed_rank,
+    use_threads,
+)
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import (
     Evaluation,
@@ -81,7 +89,9 @@ class InlineRuntime:
             for index in range(config.replay.num_shards)
         ]
         min_size = steps_before_training(config.replay, plan.specs, plan.num_streams)
-        self._limiter = ReplayRatioLimiter(config.replay.ratio, min_size)
+        self._limiter = ReplayRatioLimiter(
+            config.replay.ratio, min_size, collection=plan.collected_steps()
+        )
         self._server = ParameterServer()
         self._learner: Learner | None = None
         self._loops: list[EnvLoop] = []
@@ -98,12 +108,19 @@ class InlineRuntime:
         if self._resume:
             trained_seconds = RunDir(self._plan.run_dir).trained_seconds()
             seed = rank_seed(seed, 0, learner.train_steps)
-            logger.warning(RESUMED, learner.train_steps)
+            if not self._plan.is_pipeline:
+                logger.warning(RESUMED, learner.train_steps)
+        incarnation = self._reload() if self._plan.is_pipeline else 0
         self._loops = [
             self._plan.build_env_loop(
-                actor, 0, ReplayClient(self._handles()), self._limiter, self._server, seed=seed
+                actor,
+                incarnation,
+                ReplayClient(self._handles()),
+                self._limiter,
+                self._server,
+                seed=seed,
             )
-            for actor in range(self._config.actors.num_actors)
+            for actor in range(self._plan.num_actors)
         ]
         self._turns = self._lockstep(learner)
         self._began_at = learner.train_steps
@@ -161,7 +178,8 @@ class InlineRuntime:
             checkpointer=checkpoints,
             prefetch=False,
         )
-        if self._resume:
+        # A pipeline may have been stopped before its first checkpoint.
+        if self._resume and not (self._plan.is_pipeline and not checkpoints.exists()):
             checkpoint = checkpoints.load()
             counts = checkpoint.manifest.counters
             learner.load_state_dict(checkpoint.state)
@@ -170,11 +188,23 @@ class InlineRuntime:
             seed_rank(self._config.seed, 0, 0)
         return learner
 
-    def _make_reader(self, spec: DataSpec) -> ReplayClient:
+    def _reload(self) -> int:
+        """Fills replay with what there is of experience; the incarnation of the next actors."""
+        folder = self._plan.experience
+        steps = reload(folder, ReplayClient(self._handles()))
+        self._limiter.load_state_dict(self._limiter.state_dict() | {"env_steps": steps})
+        return next_incarnation(folder)
+
+    def _make_reader(self, phase: Phase) -> ReplayClient:
         limiter = LocalLimiter(self._limiter)
         # Refused at once where there is nothing: then it is the actors' turn.
         return ReplayClient(
-            self._handles(), spec, limiter=limiter, timeout_seconds=0.0, seed=self._config.seed
+            self._handles(),
+            phase.data,
+            sweep=phase.kind == "sweep",
+            limiter=limiter,
+            timeout_seconds=0.0,
+            seed=self._config.seed,
         )
 
     def _lockstep(self, learner: Learner) -> Iterator[None]:
@@ -217,14 +247,22 @@ class InlineRuntime:
 
     def _reason_to_end(self, evaluations: Sequence[Evaluation]) -> str:
         assert self._learner is not None
+        if self._learner.finished and self._plan.collected(self._env_steps):
+            self._finish_training()  # whose last report then comes with this status
+            return PHASES_DONE
         return self._schedule.reason_to_end(self._env_steps, self._learner.train_steps, evaluations)
 
     def _status(self, reason: str, evaluations: Sequence[Evaluation]) -> RunStatus:
         assert self._learner is not None
         learner, report = self._learner, self._learner.take_report()
         processes = tuple(self._processes(learner))
+        phase = "prefill" if learner.train_steps == self._began_at else learner.phase
+        if self._plan.is_pipeline:
+            phase = learner.phase
+        phase, progress = self._plan.progress(phase, self._env_steps, learner.phase_steps)
         return RunStatus(
-            phase="prefill" if learner.train_steps == self._began_at else learner.phase,
+            phase=phase,
+            phase_progress=progress,
             env_steps=self._env_steps,
             train_steps=learner.train_steps,
             metrics=aggregate(process.stats for process in processes),

@@ -5,7 +5,7 @@ Both runtimes build the same parts from the same plan; they differ in what the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ from wm_distributed.api import (
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError
 from wm_distributed.families import load_family
+from wm_distributed.launch.experience import RecordingWriter, count_steps
+from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.seeding import policy_seed, rank_seed, seed_everything, training_seed
 from wm_distributed.threads import available_cpus, configure_threads, share_of_cpus
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 RESUMED = (
     "resumed at train step %d; replay begins empty, and training goes on when it holds its minimum"
 )
+PHASES_DONE = "all phases are done"
 ReadCounts = Callable[[], Mapping[str, int]]
 
 
@@ -52,11 +55,13 @@ class Plan:
         config: What to run.
         spaces: Of its environment.
         run_dir: Where checkpoints (and on one machine, logs) are written.
+        round: Of a pipeline: how often its phases have begun, this time included.
     """
 
     config: RunConfig[Any]
     spaces: EnvSpaces
     run_dir: Path
+    round: int = 1
 
     @property
     def family(self) -> FamilySpec:
@@ -65,12 +70,82 @@ class Plan:
 
     @property
     def phases(self) -> list[Phase]:
-        """The family's phases, in turn."""
-        return list(self.family.phases(self.config.model))
+        """The family's phases, in turn; of a pipeline, those that are to be run."""
+        phases = list(self.family.phases(self.config.model))
+        return chosen_phases(phases, self.config.pipeline.phases)
+
+    @property
+    def learner_phases(self) -> list[Phase]:
+        """The phases that a learner runs."""
+        return [phase for phase in self.phases if phase.kind in ("gradient", "sweep")]
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether phases follow each other once, after a collection."""
+        return is_pipeline(self.family.phases(self.config.model))
+
+    @property
+    def collection(self) -> Phase | None:
+        """The phase in which actors collect alone, if that is to be run."""
+        return next((phase for phase in self.phases if phase.kind == "collection"), None)
+
+    @property
+    def experience(self) -> Path:
+        """Of a pipeline: where what it trains on lies."""
+        source = self.config.pipeline.source
+        if source is None or self.collection is not None:
+            return self.run_dir / "experience"
+        config, _ = RunDir.open(Path(source)).load_config()
+        return replace(self, config=config, run_dir=Path(source)).experience
+
+    def collected_steps(self) -> int | None:
+        """Of a pipeline: environment steps that there are when its training begins."""
+        if not self.is_pipeline:
+            return None
+        if self.collection is None:
+            return count_steps(self.experience)
+        assert self.collection.steps is not None, "preflight refuses collections without an end"
+        return self.collection.steps * self.round
+
+    def collected(self, env_steps: int) -> bool:
+        """Whether nothing more will be collected before training; false without a pipeline."""
+        if self.collection is None:
+            return self.is_pipeline
+        return env_steps >= (self.collected_steps() or 0)
+
+    def progress(
+        self, phase: str, env_steps: int, phase_steps: int
+    ) -> tuple[str, tuple[int, int] | None]:
+        """The phase that is under way, and its done and aimed steps, where it has an end.
+
+        Args:
+            phase: Where the learner is.
+            env_steps: That replay has got, since the beginning of the run.
+            phase_steps: Batches of the learner's phase so far.
+        """
+        if self.collection is not None and not self.collected(env_steps):
+            return self.collection.name, (env_steps, self.collected_steps() or 0)
+        found = next((one for one in self.learner_phases if one.name == phase), None)
+        if found is None or found.data is None:
+            return phase, None
+        aim = -(-env_steps // found.data.batch_size) if found.kind == "sweep" else found.steps
+        return phase, None if aim is None else (phase_steps, aim)
+
+    def first_turn(self) -> dict[str, Any]:
+        """Where a learner stands that begins with the first phase."""
+        from learners.turns import PhaseTurns
+
+        return PhaseTurns(self.learner_phases, repeat=not self.is_pipeline).state_dict()
+
+    @property
+    def num_actors(self) -> int:
+        """Actors; a pipeline that collects nothing has none."""
+        collects = self.collection is not None or not self.is_pipeline
+        return self.config.actors.num_actors if collects else 0
 
     @property
     def specs(self) -> list[DataSpec]:
-        """The batches of all gradient phases."""
+        """The batches of all phases that a learner runs."""
         return [phase.data for phase in self.phases if phase.data is not None]
 
     @property
@@ -115,6 +190,8 @@ class Plan:
             weights: Where it gets weights.
             seed: The run's, or another one after a resume.
         """
+        if self.collection is not None:
+            writer = RecordingWriter(writer, self.experience, actor, incarnation)
         envs = self.config.actors.envs_per_actor
         return EnvLoop(
             lambda restart: self.open_env(envs, training_seed(seed, actor, incarnation, restart)),
@@ -165,7 +242,7 @@ class Plan:
     def build_learner(
         self,
         trainable: Trainable,
-        make_reader: Callable[[DataSpec], ReplayReader],
+        make_reader: Callable[[Phase], ReplayReader],
         *,
         device: str,
         collective: Collective,
@@ -177,7 +254,7 @@ class Plan:
 
         Args:
             trainable: From :meth:`build_trainable`.
-            make_reader: Gives this rank's batches of one kind.
+            make_reader: Gives this rank's batches of a phase.
             device: Torch device of the trainable.
             collective: The group of ranks.
             sink: Where weights go, on rank 0.
@@ -191,24 +268,39 @@ class Plan:
 
         place = torch.device(device)
         streams = {}
-        for phase in self.phases:
-            assert phase.data is not None, "preflight refuses phases without data"
-            reader = make_reader(phase.data)
+        for phase in self.learner_phases:
+            reader = make_reader(phase)
             streams[phase.name] = (
                 PrefetchingBatchStream(reader, place, depth=1)
-                if prefetch
+                if prefetch and phase.kind != "sweep"  # whose updates come before its next batch
                 else BatchStream(reader, place)
             )
         return Learner(
             trainable,
-            self.phases,
+            self.learner_phases,
             streams,
             self.config.learner,
             device=place,
             collective=collective,
             sink=sink,
             checkpointer=checkpointer,
+            repeat=not self.is_pipeline,
         )
+
+
+def is_pipeline(phases: Sequence[Phase]) -> bool:
+    """Whether a family's phases follow each other once, after a collection."""
+    return phases[0].kind == "collection"
+
+
+def chosen_phases(phases: Sequence[Phase], names: Collection[str]) -> list[Phase]:
+    """The phases of a pipeline that are named (empty: all), and the sweeps that they need."""
+    kept: list[Phase] = []
+    for phase, following in zip(phases, [*phases[1:], None], strict=True):
+        name = following.name if phase.kind == "sweep" and following else phase.name
+        if not names or name in names:
+            kept.append(phase)
+    return kept
 
 
 def choose_device(asked: str, num_ranks: int, num_gpus: int) -> str:

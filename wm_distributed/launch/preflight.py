@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
         from wm_distributed.launch.search_plan import build_candidate_policy
 
         build_candidate_policy(plan)
+    if plan.is_pipeline:
+        from wm_distributed.launch.pipeline_source import check_pipeline
+
+        check_pipeline(plan)
     return plan
 
 
@@ -56,6 +61,8 @@ def _check_phases(family: FamilySpec, config: RunConfig[Any]) -> None:
     for phase in phases:
         if phase.kind == "population":
             _check_search(phase, config)
+        elif phase.kind == "collection":
+            _check_collection(phase, phases, config)
         else:
             _check_training(family, phase, config.learner.num_ranks)
     specs = [phase.data for phase in phases if phase.data is not None]
@@ -73,15 +80,36 @@ def _check_phases(family: FamilySpec, config: RunConfig[Any]) -> None:
 def _check_training(family: FamilySpec, phase: Phase, num_ranks: int) -> None:
     if family.build_trainable is None:
         raise _lacks(family, "a model to train (build_trainable)")
-    if phase.kind != "gradient" or phase.data is None:
+    if phase.data is None:
         raise ConfigError(
-            f"phase {phase.name!r} of family {family.name!r} is of kind {phase.kind!r}: only "
-            "population phases, and gradient phases with data, can be run"
+            f"phase {phase.name!r} of family {family.name!r} is of kind {phase.kind!r} and has no "
+            "data: only collections and population phases can do without"
         )
     if phase.data.batch_size % num_ranks:
         raise ConfigError(
             f"the batch of {phase.data.batch_size} sequences of phase {phase.name!r} cannot be "
             f"divided among learner.num_ranks {num_ranks}: choose a divisor of it"
+        )
+
+
+def _check_collection(phase: Phase, phases: Sequence[Phase], config: RunConfig[Any]) -> None:
+    """Refuses a collection that is too short for what is trained on it, or that never ends."""
+    if phase is not phases[0] or phase.steps is None:
+        raise ConfigError(
+            f"phase {phase.name!r} is a collection, which comes first and has a number of steps"
+        )
+    if config.replay.ratio is not None:
+        raise ConfigError(
+            f"replay.ratio is {config.replay.ratio}, but phase {phase.name!r} collects before "
+            "training: set replay.ratio to none"
+        )
+    streams = config.actors.num_actors * config.actors.envs_per_actor
+    longest = max((p.data.context + p.data.length for p in phases if p.data is not None), default=1)
+    if phase.steps < streams * longest:
+        raise ConfigError(
+            f"phase {phase.name!r} collects {phase.steps} steps, {phase.steps // streams} from "
+            f"each of {streams} environments, but sequences of {longest} are to be trained on: "
+            f"collect {streams * longest} or more, or use fewer environments or shorter sequences"
         )
 
 

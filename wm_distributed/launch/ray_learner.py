@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from replay_service.client import ReplayClient
-from wm_distributed.api import DataSpec, ReplayReader, Report
+from wm_distributed.api import Phase, ReplayReader, Report
 from wm_distributed.launch.plan import Plan, seed_rank, use_threads
 from wm_distributed.launch.ray_handles import PatientSampling, RayWeightsSink
 from wm_distributed.launch.ray_replay import RayLimiter
@@ -43,11 +43,15 @@ class LearnerPulse(Pulse):
 
     Attributes:
         phase: ``prefill`` until it has trained, then the name of the family's phase.
+        phase_steps: Batches of the phase so far.
+        finished: Whether all phases are done.
         began_at: Train steps that it began with.
         reports: Those that are new.
     """
 
     phase: str = ""
+    phase_steps: int = 0
+    finished: bool = False
     began_at: int = 0
     reports: tuple[TrainReport, ...] = ()
 
@@ -84,6 +88,7 @@ class LearnerWorker:
         self._sink = RayWeightsSink(services.server) if rank == 0 else None
         self._learner: Learner | None = None
         self._began_at = 0
+        self._finished = False
         self._counts: Mapping[str, int] = {}
         self._limiter_counts: dict[str, int] = {}
         self._store: Any = None
@@ -123,6 +128,7 @@ class LearnerWorker:
         self._learner = learner
         learner.run(self._stop.is_set)
         learner.finish()
+        self._finished = learner.finished
         leave_group()
 
     @ray.method(concurrency_group="watch")
@@ -159,10 +165,13 @@ class LearnerWorker:
         learner = self._learner
         if learner is None:
             return LearnerPulse(**vars(make_pulse({}, ready=False)))
-        report = learner.take_report()
+        finished, report = self._finished, learner.take_report()  # in this order
+        begun = learner.train_steps > self._began_at or self._plan.is_pipeline
         return LearnerPulse(
             **vars(make_pulse(learner.stats(), counts=self._counts)),
-            phase="prefill" if learner.train_steps == self._began_at else learner.phase,
+            phase="prefill" if not begun else learner.phase,
+            phase_steps=learner.phase_steps,
+            finished=finished,
             began_at=self._began_at,
             reports=(TrainReport(learner.train_steps, report),) if report else (),
         )
@@ -205,11 +214,12 @@ class LearnerWorker:
         self._began_at = learner.train_steps
         return learner
 
-    def _make_reader(self, spec: DataSpec) -> ReplayReader:
+    def _make_reader(self, phase: Phase) -> ReplayReader:
         config = self._plan.config
         return ReplayClient(
             self._services.shard_handles(),
-            spec,
+            phase.data,
+            sweep=phase.kind == "sweep",
             limiter=PatientSampling(RayLimiter(self._services.limiter)),
             rank=self._rank,
             num_ranks=config.learner.num_ranks,

@@ -160,8 +160,8 @@ class _MappedPending:
 class _LimiterActor:
     """The run's limiter in its own process."""
 
-    def __init__(self, ratio: float | None, min_size: int) -> None:
-        self._limiter = ReplayRatioLimiter(ratio, min_size)
+    def __init__(self, ratio: float | None, min_size: int, collection: int | None) -> None:
+        self._limiter = ReplayRatioLimiter(ratio, min_size, collection=collection)
 
     @ray.method(concurrency_group="insert")
     def reserve_insert(self, env_steps: int, timeout_seconds: float) -> bool:
@@ -194,6 +194,7 @@ def create_limiter(
     *,
     num_inserting: int,
     num_sampling: int,
+    collection: int | None = None,
     ray_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Starts the limiter's process.
@@ -203,11 +204,12 @@ def create_limiter(
         min_size: Environment steps before training begins.
         num_inserting: Callers of ``reserve_insert`` that may wait at once.
         num_sampling: Callers of ``reserve_sample`` that may wait at once.
+        collection: Environment steps that are collected before training; see the limiter.
         ray_options: Options of the Ray actor.
     """
     groups = {"insert": num_inserting, "sample": num_sampling, "stats": 1}
     actor = _remote(concurrency_groups=groups, **(ray_options or {}))(_LimiterActor)
-    return actor.remote(ratio, min_size)
+    return actor.remote(ratio, min_size, collection)
 
 
 class RayLimiter:

@@ -18,11 +18,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import cast
 
+from replay_service.client import ReplayClient
 from wm_distributed.errors import DeadlineError
 from wm_distributed.launch.aggregate import aggregate
 from wm_distributed.launch.evaluation import FINAL
+from wm_distributed.launch.experience import next_incarnation, reload
 from wm_distributed.launch.limits import Schedule
-from wm_distributed.launch.plan import RESUMED, Plan
+from wm_distributed.launch.plan import PHASES_DONE, RESUMED, Plan
 from wm_distributed.launch.ray_cluster import RayCluster
 from wm_distributed.launch.ray_evaluator import RayEvaluator, RaySnapshot
 from wm_distributed.launch.ray_handles import RayProcess
@@ -58,6 +60,7 @@ class RayRuntime:
             plan: The checked run.
             resume: Whether to go on from the newest checkpoint in the run directory.
         """
+        self._plan = plan
         self._config = plan.config
         self._run_dir = plan.run_dir
         self._resume = resume
@@ -88,7 +91,9 @@ class RayRuntime:
             team.on_restart = partial(self._revived, team)
         for team in (*self._services, *self._learners):
             team.start()
-        if self._resume:
+        if self._plan.is_pipeline:
+            self._begin_pipeline(self._wait_for_learner())
+        elif self._resume:
             self._start_actors(self._resume_counts(self._wait_for_learner()))
         else:
             self._start_actors(self._config.seed)
@@ -100,6 +105,7 @@ class RayRuntime:
         time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
         self._polled = time.monotonic()
         self._mend()
+        self._release_actors()
         return self._status(self._evaluate())
 
     def evaluate_final(self, episodes: int, which: Which = "best") -> FinalEvaluation:
@@ -126,9 +132,10 @@ class RayRuntime:
 
     # ----------------------------------------------------------------------------- beginning
 
-    def _start_actors(self, seed: int) -> None:
+    def _start_actors(self, seed: int, first_incarnation: int = 0) -> None:
         self._actors = [
-            self._teams.actor(index, seed) for index in range(self._config.actors.num_actors)
+            self._teams.actor(index, seed, first_incarnation)
+            for index in range(self._plan.num_actors)
         ]
         for team in self._actors:
             team.start()
@@ -147,6 +154,26 @@ class RayRuntime:
         logger.warning(RESUMED, pulse.began_at)
         return rank_seed(self._config.seed, 0, pulse.began_at)
 
+    def _begin_pipeline(self, pulse: LearnerPulse) -> None:
+        """Fills replay with what there is of experience, and lets actors collect the rest."""
+        self._env_steps = self._reload()
+        counts = {"counted_env_steps": 0, "trained_steps": 0} | dict(pulse.counts)
+        counts["env_steps"] = self._env_steps
+        self._teams.services.limiter.load_state_dict.remote(counts)
+        seed = self._config.seed
+        if self._resume:
+            seed = rank_seed(seed, 0, pulse.began_at)
+        self._start_actors(seed, next_incarnation(self._plan.experience))
+
+    def _reload(self) -> int:
+        return reload(
+            self._plan.experience,
+            ReplayClient(
+                self._teams.services.shard_handles(),
+                timeout_seconds=self._config.replay.wait_timeout_seconds,
+            ),
+        )
+
     # ---------------------------------------------------------------------------- under way
 
     def _mend(self) -> None:
@@ -154,9 +181,24 @@ class RayRuntime:
         for team in (*self._services, *self._actors, *self._learners):
             team.poll()
 
+    def _release_actors(self) -> None:
+        """Ends the actors of a pipeline once they have collected everything."""
+        if not self._actors or not self._plan.collected(self._env_steps):
+            return
+        processes = [cast(RayProcess, p) for team in self._actors for p in team.processes]
+        for process in processes:
+            process.actor.stop.remote()
+        if all(process.finished() for process in processes):
+            for team in self._actors:
+                team.kill()
+            self._actors = []
+
     def _revived(self, team: Team, last_counts: Mapping[str, int]) -> None:
         """Gives a process that Ray has started again what it has lost."""
-        if team.role == "shard":
+        if team.role == "shard" and self._plan.is_pipeline and not self._actors:
+            logger.warning("a replay shard is filled again from %s", self._plan.experience)
+            self._reload()  # what the others hold already, they drop
+        elif team.role == "shard":
             logger.error("a replay shard is empty now: what it held is lost")
         elif team.role == "limiter":
             (pulse,) = team.pulses
@@ -207,8 +249,14 @@ class RayRuntime:
         self._train_steps = int(metrics.get("learner/train_steps", self._train_steps))
         reason = self._schedule.reason_to_end(self._env_steps, self._train_steps, evaluations)
         phase, reports = self._learner_news()
+        pulse = self._newest_pulse
+        if pulse is not None and pulse.finished and not self._actors:
+            reason = PHASES_DONE
+        steps = 0 if pulse is None else pulse.phase_steps
+        phase, progress = self._plan.progress(phase, self._env_steps, steps)
         return RunStatus(
             phase=phase,
+            phase_progress=progress,
             env_steps=self._env_steps,
             train_steps=self._train_steps,
             metrics=metrics,

@@ -133,6 +133,7 @@ class RayTeams:
             steps_before_training(config.replay, specs, self._plan.num_streams),
             num_inserting=config.actors.num_actors,
             num_sampling=config.learner.num_ranks,
+            collection=self._plan.collected_steps(),
             ray_options=self._options("limiter", revived=True),
         )
         server = _remote(**self._options("server", revived=True))(ServerWorker).remote()
@@ -146,7 +147,9 @@ class RayTeams:
         """All ranks of the learner."""
 
         def launch(incarnation: int) -> Sequence[Process]:
-            begin: Begin = "newest if any" if incarnation else "resume" if resume else "anew"
+            # A pipeline may have been stopped before its first checkpoint.
+            if_any = incarnation > 0 or (resume and self._plan.is_pipeline)
+            begin: Begin = "newest if any" if if_any else "resume" if resume else "anew"
             ranks = range(self._config.learner.num_ranks)
             workers = [self._learner_rank(rank, begin) for rank in ranks]
             store = workers[0].host_store.remote() if len(workers) > 1 else None
@@ -154,8 +157,14 @@ class RayTeams:
 
         return self._team("learner", 0, launch, max_restarts=_MAX_LEARNER_RESTARTS)
 
-    def actor(self, index: int, seed: int) -> Team:
-        """One actor."""
+    def actor(self, index: int, seed: int, first_incarnation: int = 0) -> Team:
+        """One actor.
+
+        Args:
+            index: Its number.
+            seed: The run's, or another one after a resume.
+            first_incarnation: Higher than those of its earlier lives that replay knows.
+        """
         options = self._options("actor") | {
             "scheduling_strategy": "SPREAD",
             "concurrency_groups": {"work": 1, "watch": 1},
@@ -166,7 +175,14 @@ class RayTeams:
             log = self._log("actor", index)
             return [
                 _working(
-                    create.remote(self._plan, self.services, index, incarnation, seed=seed, log=log)
+                    create.remote(
+                        self._plan,
+                        self.services,
+                        index,
+                        first_incarnation + incarnation,
+                        seed=seed,
+                        log=log,
+                    )
                 )
             ]
 

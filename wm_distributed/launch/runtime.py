@@ -138,8 +138,9 @@ class RunStatus:
         reports: Those that are new since the last poll.
         evaluations: Those that are new since the last poll.
         generations: Those of a search that are new since the last poll.
-        finished: Whether a limit of ``StopConfig`` is reached.
+        finished: Whether a limit of ``StopConfig`` is reached, or a pipeline's phases are done.
         reason: Which one, in words; empty before.
+        phase_progress: Done and aimed steps of the phase, where it has an end of its own.
     """
 
     phase: str
@@ -152,6 +153,7 @@ class RunStatus:
     generations: tuple[GenerationRecord, ...] = ()
     finished: bool = False
     reason: str = ""
+    phase_progress: tuple[int, int] | None = None
 
 
 class Runtime(Protocol):
@@ -208,6 +210,10 @@ def make_runtime(config: RunConfig[Any], run_dir: Path, *, resume: bool) -> Runt
     from wm_distributed.launch.preflight import preflight
 
     plan = preflight(config, run_dir)
+    if plan.is_pipeline:
+        from wm_distributed.launch.pipeline import PipelineRuntime
+
+        return PipelineRuntime(plan, resume=resume)
     if all(phase.kind == "population" for phase in plan.phases):
         from wm_distributed.launch.search_runtime import make_search_runtime
 

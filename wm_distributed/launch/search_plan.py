@@ -55,7 +55,7 @@ class SearchPlan:
             self.plan.spaces,
             config.env.max_restarts,
         )
-        return CandidateEvaluator(slots, self.build_policy(weights))
+        return CandidateEvaluator(slots, self.build_policy(weights), config.search.limits)
 
     def agent_evaluation(self, results: tuple[EpisodeResult, ...], decisions: int) -> Evaluation:
         """The last evaluation of the best mean solution, without its video."""

@@ -1,5 +1,6 @@
 """The toys: what can be won, what is drawn, and that seeds decide everything."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -198,3 +199,11 @@ def test_options_are_checked() -> None:
         make_vector_env(EnvConfig(id="toy/nav", options={"goal": "yes"}), 1, 0)
     with pytest.raises(ConfigError, match="no engine 'envpool'"):
         make_vector_env(EnvConfig(id="toy/catch", engine="envpool"), 1, 0)
+
+
+def test_large_pictures_show_the_same() -> None:
+    small = make_vector_env(CATCH, 3, 5).reset().obs["image"]
+    large = make_vector_env(replace(CATCH, options={"large": True}), 3, 5).reset().obs["image"]
+    assert large.shape == (3, 64, 64, 3)
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        np.testing.assert_array_equal(large[:, row::2, column::2], small)

@@ -7,9 +7,12 @@ from typing import Literal
 
 from wm_distributed.errors import ConfigError
 from wm_distributed.nets.config import OptimConfig
+from wm_distributed.types import LATENT_PREFIX
 
-VISION, MEMORY = "vision", "memory"
-"""Names of the phases that are trained by gradients."""
+COLLECT, VISION, ENCODE, MEMORY, CONTROLLER = "collect", "vision", "encode", "memory", "controller"
+"""Names of the phases, in their order."""
+MEAN, LOG_VAR = LATENT_PREFIX + "mean", LATENT_PREFIX + "log_var"
+"""Columns that hold what V makes of each frame."""
 IMAGE_SIZE = 64
 """Height and width that the convolutions of the paper are made for."""
 
@@ -100,6 +103,9 @@ class DreamConfig:
 class WorldModelsConfig:
     """Vision, memory and controller, and the dream that they make."""
 
+    collect_steps: int = 10_000_000
+    """Decisions that are collected before V is trained, and once more in each further round (the
+    paper: 10,000 episodes of up to 1,000)."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     """V."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -116,6 +122,7 @@ class WorldModelsConfig:
             ConfigError: A value is out of range, naming the field and what is allowed.
         """
         at_least_one = {
+            "collect_steps": self.collect_steps,
             "vision.latent_size": self.vision.latent_size,
             "memory.units": self.memory.units,
             "memory.num_mixtures": self.memory.num_mixtures,

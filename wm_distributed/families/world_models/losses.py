@@ -12,7 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wm_distributed.families.world_models.config import MemoryConfig, VisionConfig
+from wm_distributed.families.world_models.config import (
+    LOG_VAR,
+    MEAN,
+    MemoryConfig,
+    VisionConfig,
+)
 from wm_distributed.families.world_models.memory import Memory
 from wm_distributed.families.world_models.mixture import negative_log_likelihood
 from wm_distributed.families.world_models.model import ActingModel, WorldModel
@@ -21,13 +26,9 @@ from wm_distributed.types import (
     ACTION,
     IS_FIRST,
     IS_TERMINAL,
-    LATENT_PREFIX,
     REWARD,
     TensorBatch,
 )
-
-MEAN = LATENT_PREFIX + "mean"
-LOG_VAR = LATENT_PREFIX + "log_var"
 
 Terms = dict[str, Tensor]
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from wm_distributed.api import EnvSpaces
 from wm_distributed.errors import ConfigError
-from wm_distributed.families.world_models.config import WorldModelsConfig
-from wm_distributed.families.world_models.losses import LOG_VAR, MEAN
+from wm_distributed.families.world_models.config import LOG_VAR, MEAN, WorldModelsConfig
 from wm_distributed.families.world_models.memory import MemoryState
 from wm_distributed.families.world_models.model import ActingModel
 from wm_distributed.families.world_models.rows import fill_rows, round_up

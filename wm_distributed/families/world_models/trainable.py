@@ -11,7 +11,14 @@ from torch import Tensor
 from wm_distributed.api import EnvSpaces, Report, TrainContext, TrainOutput
 from wm_distributed.errors import CheckpointError, ConfigError
 from wm_distributed.families.world_models import losses
-from wm_distributed.families.world_models.config import MEMORY, VISION, WorldModelsConfig
+from wm_distributed.families.world_models.config import (
+    ENCODE,
+    LOG_VAR,
+    MEAN,
+    MEMORY,
+    VISION,
+    WorldModelsConfig,
+)
 from wm_distributed.families.world_models.losses import Terms
 from wm_distributed.families.world_models.model import WorldModel, check_spaces
 from wm_distributed.families.world_models.report import memory_report, vision_report
@@ -53,9 +60,12 @@ class WorldModelsTrainable:
 
     def init_train(self, phase: str, batch_size: int) -> None:
         """Nothing is carried from batch to batch: M starts each sequence from zeros."""
-        self._check_phase(phase)
+        if phase != ENCODE:
+            self._check_phase(phase)
 
     def train_step(self, phase: str, carry: None, batch: TensorBatch) -> tuple[None, TrainOutput]:
+        if phase == ENCODE:
+            return None, self._encode(batch)
         self._check_phase(phase)
         terms, metrics = self._vision(batch) if phase == VISION else self._memory(batch)
         optimizer = self._optimizers[phase]
@@ -66,6 +76,14 @@ class WorldModelsTrainable:
         named = {f"{phase}_loss_{name}": term.detach() for name, term in terms.items()}
         others = {f"{phase}_{name}": value for name, value in metrics.items()}
         return None, TrainOutput({**named, **others, f"{phase}_loss": loss.detach()})
+
+    @torch.no_grad()
+    def _encode(self, batch: TensorBatch) -> TrainOutput:
+        """What V makes of the frames, for replay."""
+        images = batch.obs()[self.model.acting.image_key]
+        means = self.model.acting.encoder(to_pixels(images))
+        columns = (torch.unflatten(column, 0, images.shape[:2]) for column in means)
+        return TrainOutput({}, dict(zip((MEAN, LOG_VAR), columns, strict=True)))
 
     def _vision(self, batch: TensorBatch) -> tuple[Terms, Terms]:
         trained = batch.obs()[self.model.acting.image_key][:, batch.context :]

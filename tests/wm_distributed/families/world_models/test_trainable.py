@@ -12,6 +12,7 @@ from wm_distributed.families.world_models import FAMILY
 from wm_distributed.families.world_models.config import WorldModelsConfig
 from wm_distributed.families.world_models.policy import WorldModelsPolicy
 from wm_distributed.families.world_models.trainable import WorldModelsTrainable
+from wm_distributed.families.world_models.vision import to_pixels
 from wm_distributed.types import EnvStep, TensorBatch, Weights
 
 
@@ -184,11 +185,29 @@ def test_a_phase_that_it_does_not_have_is_refused(
 
 
 def test_the_family_gives_a_phase_to_each_part(small: WorldModelsConfig) -> None:
-    vision, memory = FAMILY.phases(small)
+    collect, vision, encode, memory, controller = FAMILY.phases(small)
+    assert [collect.kind, encode.kind, controller.kind] == ["collection", "sweep", "population"]
     assert (vision.name, vision.data.batch_size, vision.data.length) == ("vision", 100, 1)
     assert (memory.name, memory.data.length, memory.data.context) == ("memory", 6, 1)
     assert (vision.steps, memory.steps) == (100_000, 4_000)
     assert vision.data.table != memory.data.table  # one table cannot serve both
+    assert vision.data.table == encode.data.table
+    assert not any(name.startswith("obs/") for name in memory.data.columns)
+
+
+def test_encoding_gives_what_v_makes_of_each_frame_and_changes_nothing(
+    trainable: WorldModelsTrainable, make_batch
+) -> None:
+    batch = make_batch(5, 1)
+    before = trainable.policy_weights()
+    _, output = trainable.train_step("encode", None, batch)
+    assert np.array_equal(trainable.policy_weights(), before)
+    pixels = to_pixels(batch.columns["obs/image"])
+    with torch.no_grad():
+        mean, log_var = trainable.model.acting.encoder(pixels)
+    assert output.update.keys() == {"latent/mean", "latent/log_var"}
+    torch.testing.assert_close(output.update["latent/mean"][:, 0], mean)
+    torch.testing.assert_close(output.update["latent/log_var"][:, 0], log_var)
 
 
 def test_the_family_builds_what_it_says(

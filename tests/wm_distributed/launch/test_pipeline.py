@@ -1,0 +1,202 @@
+"""Pipelines of the smallest World Models run, in this process."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from wm_distributed.config import PipelineConfig, RunConfig
+from wm_distributed.errors import CheckpointError, ConfigError, RunDirError, UnknownNameError
+from wm_distributed.families.world_models.presets import debug
+from wm_distributed.launch.experience import count_steps
+from wm_distributed.launch.pipeline import PipelineRuntime
+from wm_distributed.launch.run_dir import RunDir
+from wm_distributed.launch.runtime import FinalEvaluation, RunStatus, make_runtime
+
+torch.set_num_threads(1)
+COLLECTED = 200  # by two environments, in chunks of ten steps
+TRAINED = 14  # six steps of V and eight of M
+
+
+def small(**pipeline: Any) -> RunConfig[Any]:
+    run = debug()
+    return replace(
+        run,
+        runtime=replace(run.runtime, kind="inline"),
+        pipeline=PipelineConfig(**pipeline),
+    )
+
+
+def begin(path: Path, config: RunConfig[Any], *, resume: bool = False) -> PipelineRuntime:
+    path.mkdir(exist_ok=True)
+    RunDir(path).save_config(config)
+    runtime = make_runtime(config, path, resume=resume)
+    assert isinstance(runtime, PipelineRuntime)
+    runtime.start()
+    return runtime
+
+
+def run(
+    path: Path, config: RunConfig[Any], *, resume: bool = False
+) -> tuple[list[RunStatus], FinalEvaluation]:
+    """All statuses and the result of a run to its end."""
+    runtime = begin(path, config, resume=resume)
+    statuses = [runtime.poll()]
+    while not statuses[-1].finished:
+        statuses.append(runtime.poll())
+    final = runtime.evaluate_final(2)
+    runtime.stop(checkpoint=True)
+    return statuses, final
+
+
+def stop_in(path: Path, config: RunConfig[Any], phase: str, monkeypatch: Any) -> RunStatus:
+    """Runs until a phase is under way, and leaves it there without a checkpoint of that moment."""
+    for module in ("inline_runtime", "search_runtime"):
+        monkeypatch.setattr(f"wm_distributed.launch.{module}._POLL_SECONDS", 1e-4)
+    runtime = begin(path, config)
+    while (status := runtime.poll()).phase != phase:
+        assert not status.finished
+    runtime.stop(checkpoint=phase in ("memory", "controller"))
+    monkeypatch.undo()
+    return status
+
+
+def controller(path: Path) -> Any:
+    return np.load(path / "search" / "solution.npy")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RunStatus], Any]:
+    path = tmp_path_factory.mktemp("whole") / "run"
+    statuses, final = run(path, small())
+    return path, statuses, final
+
+
+def test_a_pipeline_runs_all_its_phases_and_stores_what_the_search_found(whole: Any) -> None:
+    path, statuses, final = whole
+    assert statuses[-1].phase == "controller"
+    assert (statuses[-1].train_steps, final.agent.train_steps) == (TRAINED, TRAINED)
+    decisions = statuses[-1].metrics["search/decisions"]
+    assert statuses[-1].env_steps == COLLECTED + decisions
+    assert all(e.env_steps > COLLECTED for s in statuses for e in s.evaluations)
+    assert count_steps(path / "experience") == COLLECTED
+    runtime = begin(path, small(), resume=True)
+    stored = runtime._load()[0].controller()
+    np.testing.assert_array_equal(stored, controller(path).astype(np.float32))
+    assert np.any(stored)
+
+
+def test_a_finished_pipeline_is_evaluated_without_running_anything(whole: Any) -> None:
+    path, _, final = whole
+    again = begin(path, small(), resume=True).evaluate_final(2)
+    assert again.agent.train_steps == TRAINED
+    assert len(again.agent.results) == len(final.agent.results) == 2
+
+
+@pytest.mark.parametrize("phase", ["collect", "vision", "memory", "controller"])
+def test_a_run_stopped_in_any_phase_is_resumed_there(
+    phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    stopped = stop_in(path, small(), phase, monkeypatch)
+    collected = count_steps(path / "experience")
+    statuses, _ = run(path, small(), resume=True)
+    assert statuses[-1].train_steps == TRAINED
+    assert count_steps(path / "experience") == COLLECTED
+    if phase == "collect":
+        assert 0 < stopped.env_steps == collected < COLLECTED, stopped
+        assert len(list((path / "experience").iterdir())) == 2  # of both incarnations
+    else:
+        assert collected == COLLECTED
+    if phase == "controller":
+        assert {status.phase for status in statuses} == {"controller"}
+
+
+def test_a_resumed_run_does_not_train_again_what_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    stopped = stop_in(path, small(), "memory", monkeypatch)
+    monkeypatch.setattr("wm_distributed.launch.inline_runtime._POLL_SECONDS", 1e-4)
+    runtime = begin(path, small(), resume=True)
+    phases = [runtime.poll().phase for _ in range(5)]
+    runtime.stop(checkpoint=False)
+    assert stopped.train_steps >= 6
+    assert "vision" not in phases
+    assert phases[0] == "encode"  # replay was filled anew
+
+
+def test_phases_are_run_alone_from_an_earlier_run(whole: Any, tmp_path: Path) -> None:
+    source, _, _ = whole
+    path = tmp_path / "run"
+    statuses, _ = run(path, small(phases=("memory", "controller"), source=str(source)))
+    assert {status.phase for status in statuses} <= {"encode", "memory", "controller"}
+    assert statuses[-1].train_steps == TRAINED + 8
+    assert not (path / "experience").exists()
+    further = small(phases=("memory",), source=str(path))  # whose experience is its source's
+    statuses, _ = run(tmp_path / "further", further)
+    assert statuses[-1].train_steps == TRAINED + 16
+    assert statuses[-1].reason == "all phases are done"
+
+
+def test_a_second_round_collects_more_with_the_controller_and_trains_on(tmp_path: Path) -> None:
+    statuses, _ = run(tmp_path / "run", small(rounds=2))
+    assert statuses[-1].train_steps == 2 * TRAINED
+    assert statuses[-1].phase == "controller-2"
+    assert count_steps(tmp_path / "run" / "experience") == 2 * COLLECTED
+    assert (tmp_path / "run" / "search-2" / "solution.npy").exists()
+
+
+def refused(tmp_path: Path, config: RunConfig[Any]) -> None:
+    (tmp_path / "new").mkdir()
+    make_runtime(config, tmp_path / "new", resume=False)
+
+
+def test_a_phase_without_its_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'memory' needs what 'collect', 'vision' would make"):
+        refused(tmp_path, small(phases=("memory",)))
+
+
+def test_an_unknown_phase_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean vision"):
+        refused(tmp_path, small(phases=("vison",)))
+
+
+def test_a_source_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="does not exist"):
+        refused(tmp_path, small(phases=("memory",), source=str(tmp_path / "nowhere")))
+
+
+def test_a_source_of_other_sizes_is_refused_with_both(whole: Any, tmp_path: Path) -> None:
+    config = small(phases=("memory",), source=str(whole[0]))
+    larger = replace(config.model, vision=replace(config.model.vision, latent_size=6))
+    with pytest.raises(CheckpointError, match=r"model\.vision\.latent_size 4, 6"):
+        refused(tmp_path, replace(config, model=larger))
+
+
+def test_a_source_on_another_environment_is_refused(whole: Any, tmp_path: Path) -> None:
+    config = small(phases=("memory",), source=str(whole[0]))
+    env = replace(config.env, id="toy/nav")
+    with pytest.raises(ConfigError, match="toy/catch, this one is of world_models on toy/nav"):
+        refused(tmp_path, replace(config, env=env))
+
+
+def test_a_source_that_has_not_finished_a_phase_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small()
+    steps = replace(config.model.memory, steps=1_000)
+    endless = replace(config, model=replace(config.model, memory=steps))
+    stop_in(tmp_path / "earlier", endless, "memory", monkeypatch)
+    only = small(phases=("controller",), source=str(tmp_path / "earlier"))
+    with pytest.raises(ConfigError, match=r"'memory' is left out, but .*earlier has not finished"):
+        refused(tmp_path, only)
+
+
+def test_a_collection_too_short_for_its_sequences_is_refused(tmp_path: Path) -> None:
+    config = small()
+    with pytest.raises(ConfigError, match="collects 12 steps, 6 from each of 2 environments"):
+        refused(tmp_path, replace(config, model=replace(config.model, collect_steps=12)))
