@@ -104,3 +104,8 @@ METRICS: dict[str, Metric] = {
     "run/rss_bytes": Metric("gauge", "sum", "Resident memory, by role."),
     "run/machine_bytes": Metric("gauge", "max", "Memory of the machine that a process is on."),
 }
+
+
+def free_name(name: str) -> str:
+    """The name under which a figure of a report is recorded and served."""
+    return name if name.startswith(FREE_PREFIXES) else f"report/{name}"

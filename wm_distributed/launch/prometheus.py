@@ -2,8 +2,8 @@
 
 Every name of ``metrics.py`` becomes ``wm_<group>_<name>``, counters with ``_total``. What a process
 reports carries its role, index and node, so that Prometheus itself can sum over processes; what
-only the whole run knows (``run/recoveries``, the family's ``train/…``) has no labels. Beside them
-stand ``wm_process_up`` and ``wm_process_restarts_total``.
+only the whole run knows (``run/recoveries``) and the newest report (``report/…``) have no labels.
+Beside them stand ``wm_process_up`` and ``wm_process_restarts_total``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from wm_distributed.errors import ConfigError
 from wm_distributed.launch.runtime import RunStatus
-from wm_distributed.metrics import METRICS
+from wm_distributed.metrics import METRICS, free_name
 
 _LABELS = ("role", "index", "node")
 Samples = list[tuple[Sequence[str], float]]
@@ -36,6 +36,7 @@ class PrometheusEndpoint(Collector):
             ConfigError: The port is taken or not allowed.
         """
         self._status: RunStatus | None = None
+        self._reported: dict[str, float] = {}
         registry = CollectorRegistry()
         registry.register(self)
         try:
@@ -48,8 +49,11 @@ class PrometheusEndpoint(Collector):
         self.port: int = self._server.server_port
 
     def update(self, status: RunStatus) -> None:
-        """Serves this status from now on."""
-        self._status = status  # one reference: the serving thread sees the old or the new one
+        """Serves this status from now on, and the figures of each report until the next one."""
+        # One reference each: the serving thread sees the old or the new one.
+        for item in status.reports:
+            self._reported = {free_name(name): value for name, value in item.report.scalars.items()}
+        self._status = status
 
     def close(self) -> None:
         """Closes the port and ends the thread."""
@@ -82,8 +86,9 @@ class PrometheusEndpoint(Collector):
             ]
             yield _family(name, _LABELS, samples)
         shared = {name for _, process in processes for name in process.stats}
-        for name in sorted(set(status.metrics) - shared):
-            yield _family(name, (), [((), status.metrics[name])])
+        whole = self._reported | dict(status.metrics)
+        for name in sorted(set(whole) - shared):
+            yield _family(name, (), [((), whole[name])])
         up: Samples = [(labels, float(p.health == "running")) for labels, p in processes]
         restarts: Samples = [(labels, float(p.restarts)) for labels, p in processes]
         yield _fill(GaugeMetricFamily("wm_process_up", "Whether it answers.", labels=_LABELS), up)

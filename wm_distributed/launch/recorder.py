@@ -17,7 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from wm_distributed.launch.prometheus import PrometheusEndpoint
 from wm_distributed.launch.run_dir import RunDir, append_line, writing
 from wm_distributed.launch.runtime import Evaluation, RunStatus
-from wm_distributed.metrics import FREE_PREFIXES
+from wm_distributed.metrics import free_name
 from wm_distributed.types import Array
 
 RECORD_EVERY_SECONDS = 5.0
@@ -71,7 +71,7 @@ class Recorder:
             self.record_evaluation(evaluation, "training", wall_seconds)
         reported: dict[str, float] = {}
         for item in status.reports:
-            reported |= {_free_name(name): value for name, value in item.report.scalars.items()}
+            reported |= {free_name(name): value for name, value in item.report.scalars.items()}
             self._events.images(status.env_steps, item.report.images)
         if reported or status.finished or wall_seconds >= self._next_row:
             self._next_row = wall_seconds + RECORD_EVERY_SECONDS
@@ -161,7 +161,3 @@ def _image(picture: Array) -> Summary.Image:
     encoded = iio.imwrite("<bytes>", picture, extension=".png")
     height, width = picture.shape[:2]
     return Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
-
-
-def _free_name(name: str) -> str:
-    return name if name.startswith(FREE_PREFIXES) else f"report/{name}"

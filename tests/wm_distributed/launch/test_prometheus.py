@@ -5,8 +5,9 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from wm_distributed.api import Report
 from wm_distributed.launch.prometheus import PrometheusEndpoint, prometheus_name
-from wm_distributed.launch.runtime import RunStatus
+from wm_distributed.launch.runtime import RunStatus, TrainReport
 from wm_distributed.metrics import METRICS
 
 
@@ -50,6 +51,20 @@ def test_what_processes_report_is_not_served_a_second_time_as_a_sum(
 ) -> None:
     endpoint.update(make_status(70, metrics={"actor/env_steps": 70.0}))
     assert len(families(endpoint)["wm_actor_env_steps_total"]) == 1
+
+
+def test_a_report_is_served_until_the_next_one(
+    endpoint: PrometheusEndpoint, make_status: Callable[..., RunStatus]
+) -> None:
+    first = TrainReport(100, Report(scalars={"psnr_db": 20.0, "kl": 3.0}))
+    endpoint.update(make_status(70, reports=(first,)))
+    endpoint.update(make_status(80))
+    assert families(endpoint)["wm_report_psnr_db"] == [({}, 20.0)]
+    second = TrainReport(200, Report(scalars={"psnr_db": 21.0}))
+    endpoint.update(make_status(90, reports=(second,)))
+    found = families(endpoint)
+    assert found["wm_report_psnr_db"] == [({}, 21.0)]
+    assert "wm_report_kl" not in found
 
 
 def test_every_name_of_the_table_is_a_valid_and_distinct_prometheus_name() -> None:
