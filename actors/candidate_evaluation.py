@@ -164,6 +164,8 @@ class CandidateEvaluator:
 
     def _cut_short(self, step: EnvStep) -> list[tuple[CandidateTask, EpisodeResult]]:
         """Ends the episodes that have reached a limit, with what they have come to."""
+        if not self._limits.any:  # most searches, and this is done in every step
+            return []
         self._idle = np.where(step.is_first | (step.reward > 0), 0, self._idle + 1)
         ended = []
         for slot, job in enumerate(self._jobs):

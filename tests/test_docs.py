@@ -83,7 +83,7 @@ def test_every_command_that_is_shown_can_be_given(page: Path, elsewhere: Path) -
     write_code("adding-a-family.md", elsewhere / "shooting.py")
     for argv in commands(page):
         assert argv[0] in {*COMMANDS, "--help"}, argv
-        if argv[0] == "train" and argv[1] != "PRESET" and "--help" not in argv:
+        if argv[0] in ("train", "search") and argv[1] != "PRESET" and "--help" not in argv:
             preset, family = load_preset(argv[1])
             parse_train(preset, family.config, argv[2:], "wm-distributed train")
 

@@ -127,6 +127,11 @@ class EpisodeLimits:
                 f"not be negative, got {self.steps}, {self.patience} and {self.growth}"
             )
 
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return self.steps is not None or self.patience is not None
+
     def exceeded(self, generation: int, length: int, idle: int) -> bool:
         """Whether a candidate's episode ends now.
 

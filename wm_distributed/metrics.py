@@ -79,6 +79,7 @@ METRICS: dict[str, Metric] = {
     "search/evaluations_per_second": Metric("gauge", "max", "Results taken a second."),
     "search/decisions": Metric("counter", "max", "Decisions made in them."),
     "search/return_mean": Metric("gauge", "max", "Mean return of the last generation."),
+    "search/return_max": Metric("gauge", "max", "Best candidate of it; a lucky one, no result."),
     "search/return_std": Metric("gauge", "max", "Standard deviation of it, over candidates."),
     "search/sigma": Metric("gauge", "max", "Step size of the last generation."),
     "search/best_mean": Metric("gauge", "max", "Best mean return of a mean solution, held out."),

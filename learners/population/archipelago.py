@@ -125,6 +125,7 @@ class Archipelago:
         if last:
             stats["search/return_mean"] = max(record.return_mean for record in last)
             stats["search/return_std"] = max(last, key=lambda r: r.return_mean).return_std
+            stats["search/return_max"] = max(record.return_max for record in last)
             stats["search/sigma"] = max(record.sigma for record in last)
         valid = [record for record in self.evaluations if math.isfinite(record.return_mean)]
         if valid:

@@ -150,8 +150,8 @@ class Island:
         self._update()
         self.generation += 1
         reasons = self._es.stop_reasons()
-        limit, run_limit = self._config.max_episodes, self._restarts.current.max_episodes
-        spent = limit is not None and self._episodes >= limit
+        spent = self._spent()
+        run_limit = self._restarts.current.max_episodes
         run_spent = run_limit is not None and self._run_episodes >= run_limit
         every = self._config.held_out_every
         if every and (self.generation % every == 0 or reasons or spent or run_spent):
@@ -249,6 +249,12 @@ class Island:
         self._es.load_state_dict(state["es"])
         self._table = self._sample()
         self._table.load_state_dict(state["table"])
+        if self.finished and not self._spent() and not self._es.stop_reasons():
+            self.finished = False  # it had spent its episodes, and now may have more
+
+    def _spent(self) -> bool:
+        limit = self._config.max_episodes
+        return limit is not None and self._episodes >= limit
 
     def _new_run(self, run: Run) -> CmaEs:
         kind = self._config.covariance

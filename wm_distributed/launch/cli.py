@@ -54,15 +54,12 @@ def _dispatch(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     """Trains a preset in a new run directory."""
-    from wm_distributed.launch.arguments import parse_train
-    from wm_distributed.launch.presets import load_preset
-    from wm_distributed.launch.run_dir import RunDir
+    return _begin("train", argv)
 
-    if not argv or argv[0].startswith("-"):
-        return _explain("train", "PRESET [--run-dir DIR] [--seed N] [--field value …]", argv)
-    preset, family = load_preset(argv[0])
-    config, path = parse_train(preset, family.config, argv[1:], f"{PROG} train {argv[0]}")
-    return _run(config, RunDir.create(path, preset.preset), resume=False)
+
+def search(argv: list[str]) -> int:
+    """Searches for a policy's parameters by CMA-ES in a new run directory."""
+    return _begin("search", argv)
 
 
 def resume(argv: list[str]) -> int:
@@ -116,6 +113,7 @@ def bench(argv: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
+    "search": search,
     "resume": resume,
     "eval": evaluate,
     "status": status,
@@ -143,17 +141,19 @@ def _explain(command: str, usage: str, argv: list[str]) -> int:
     kind, names = _names(command)
     print(f"usage: {PROG} {command} {usage}\n\n{COMMANDS[command].__doc__}\n")
     print(f"{kind}:\n  " + "\n  ".join(names or ["none yet"]))
-    if command == "train":
-        print(f"\nEvery field of a preset can be set: {PROG} train {names[0]} --help")
+    if command in ("train", "search"):
+        print(f"\nEvery field of a preset can be set: {PROG} {command} {names[0]} --help")
     return OK if argv and argv[0] in ("-h", "--help") else BAD_INPUT
 
 
 def _names(command: str) -> tuple[str, list[str]]:
     """What a command can be given: its kind, and the names."""
-    if command == "train":
-        from wm_distributed.launch.presets import all_families
+    if command in ("train", "search"):
+        from wm_distributed.launch.presets import all_families, is_search
 
-        return "presets", [name for family in all_families() for name in family.presets]
+        presets = [item for family in all_families() for item in family.presets.items()]
+        searches = command == "search"
+        return "presets", [name for name, make in presets if not searches or is_search(make())]
     if command == "bench":
         from wm_distributed.launch.bench import benchmark_names
 
@@ -171,6 +171,24 @@ def _call(function: Callable[..., int], command: str, argv: list[str]) -> int:
 
     # A switch of a command needs no opposite.
     return parse(function, argv, prog=f"{PROG} {command}", config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _begin(command: str, argv: list[str]) -> int:
+    """Begins a run of a preset; ``search`` takes those that are nothing else."""
+    from wm_distributed.launch.arguments import parse_train
+    from wm_distributed.launch.presets import is_search, load_preset
+    from wm_distributed.launch.run_dir import RunDir
+
+    if not argv or argv[0].startswith("-"):
+        return _explain(command, "PRESET [--run-dir DIR] [--seed N] [--field value …]", argv)
+    preset, family = load_preset(argv[0])
+    if command == "search" and not is_search(preset):
+        raise ConfigError(
+            f"preset {argv[0]!r} has more to do than a population search: "
+            f"{PROG} train {argv[0]}. Presets of a search alone: {', '.join(_names('search')[1])}"
+        )
+    config, path = parse_train(preset, family.config, argv[1:], f"{PROG} {command} {argv[0]}")
+    return _run(config, RunDir.create(path, preset.preset), resume=False)
 
 
 def _run(config: RunConfig[Any], run_dir: RunDir, *, resume: bool) -> int:

@@ -38,7 +38,7 @@ def draw_curves(run_dir: RunDir, title: str) -> None:
     for axis in (axes[0, 0], axes[0, 2], *axes[1]):
         axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
     for axis in axes.flat:
-        _finish(axis)
+        finish_axis(axis)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_atomically(run_dir.curves, buffer.getvalue())
@@ -116,7 +116,8 @@ def _draw_system(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     waits.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
 
 
-def _finish(axis: Axes) -> None:
+def finish_axis(axis: Axes) -> None:
+    """Title, frame, grid and legend as in all pictures of a run."""
     axis.set_title(axis.get_title(), loc="left", fontsize=10, color="#444444")
     axis.set_title("", loc="center")
     axis.spines[["top", "right"]].set_visible(False)

@@ -15,9 +15,16 @@ from wm_distributed.errors import RunDirError, WmError
 from wm_distributed.launch.history import History
 from wm_distributed.launch.interrupts import Interrupts
 from wm_distributed.launch.memory import memory_warning
+from wm_distributed.launch.presets import is_search
 from wm_distributed.launch.progress import Progress
 from wm_distributed.launch.recorder import Recorder
-from wm_distributed.launch.report import print_files, print_result, write_pictures, write_summary
+from wm_distributed.launch.report import (
+    print_files,
+    print_result,
+    print_when,
+    write_pictures,
+    write_summary,
+)
 from wm_distributed.launch.run_dir import RunDir, writing
 from wm_distributed.launch.runtime import FinalEvaluation, RunStatus, Runtime
 from wm_distributed.launch.status_file import State, StatusFile
@@ -48,7 +55,7 @@ def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Co
             final = run.to_its_end(interrupts)
     console.print()
     if final:
-        console.print(f"after {final.agent.train_steps:,} train steps:", highlight=False)
+        print_when(console, final.agent)
         print_result(console, {"trained agent": final.agent, "random policy": final.random})
         console.print()
     print_files(console, run_dir)
@@ -173,6 +180,8 @@ def _resume(run_dir: RunDir) -> str:
 def _starting(config: RunConfig[Any]) -> str:
     if config.runtime.kind == "inline":
         return "Starting, all in this process …"
+    if is_search(config):
+        return f"Starting on Ray: evaluators {config.search.num_evaluators} and the search …"
     return (
         f"Starting on Ray: actors {config.actors.num_actors}, replay shards "
         f"{config.replay.num_shards}, learners {config.learner.num_ranks} …"

@@ -11,9 +11,11 @@ import tyro
 from rich.console import Console
 
 from wm_distributed.config import RunConfig
-from wm_distributed.launch.report import print_result
+from wm_distributed.launch.presets import is_search
+from wm_distributed.launch.report import print_result, print_when
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import Which, make_runtime
+from wm_distributed.launch.status_file import refuse_if_running
 
 
 def evaluate_run(
@@ -33,6 +35,8 @@ def evaluate_run(
     """
     directory = RunDir.open(run_dir)
     saved, _ = directory.load_config()
+    if is_search(saved):
+        refuse_if_running(directory)  # its results would be told to two servers
     config = _for_evaluation(saved)
     # What a resumed training run must be warned of does not concern an evaluation.
     logging.getLogger("wm_distributed.launch.inline_runtime").setLevel(logging.ERROR)
@@ -43,7 +47,7 @@ def evaluate_run(
         final = runtime.evaluate_final(episodes or config.eval.final_episodes, checkpoint)
     finally:
         runtime.stop(checkpoint=False)
-    console.print(f"after {final.agent.train_steps:,} train steps:", highlight=False)
+    print_when(console, final.agent)
     print_result(console, {"agent": final.agent, "random policy": final.random})
     if video:
         from wm_distributed.launch.videos import save_agent_video

@@ -33,6 +33,7 @@ class History:
         """
         self.config = config
         self.train_returns: list[float] = []
+        self.generation_returns: list[float] = []
         self.evaluations: list[Evaluation] = []
         self._clock = clock
         self._already = already_seconds
@@ -56,6 +57,7 @@ class History:
         while self.seconds - self._window[0][0] > WINDOW_SECONDS:
             self._window.popleft()
         self.evaluations.extend(status.evaluations)
+        self.generation_returns += [record.return_mean for record in status.generations]
         value = status.metrics.get("actor/return_mean", math.nan)
         if math.isfinite(value) and (not self.train_returns or self.train_returns[-1] != value):
             self.train_returns.append(value)
@@ -81,19 +83,35 @@ class History:
             (stop.env_steps, status.env_steps, env_rate, "env steps"),
             (stop.train_steps, status.train_steps, train_rate, "train steps"),
             (stop.wall_seconds, self.seconds, 1.0, "time"),
+            (*self._episodes(), self._episode_rate(), "episodes"),
         ):
             if limit is not None and rate:
                 estimates.append((max(limit - done, 0.0) / rate, name))
         return min(estimates, default=None)
 
     def progress(self) -> tuple[float, float] | None:
-        """Done and aimed environment steps; train steps where no others are limited."""
+        """Done and aimed environment steps; what else is limited where they are not."""
         status, stop = self._window[-1][1], self.config.stop
+        limit, episodes = self._episodes()
+        if limit is not None and episodes:
+            return episodes, limit
         if stop.env_steps is not None:
             return status.env_steps, stop.env_steps
         if stop.train_steps is not None:
             return status.train_steps, stop.train_steps
         return None if stop.wall_seconds is None else (self.seconds, stop.wall_seconds)
+
+    def _episodes(self) -> tuple[float | None, float]:
+        """Limit of a search's training episodes over all islands, and how many there were."""
+        search, metrics = self.config.search, self._window[-1][1].metrics
+        limit = None if search.max_episodes is None else search.islands * search.max_episodes
+        return limit, metrics.get("search/evaluations", 0.0)
+
+    def _episode_rate(self) -> float | None:
+        (start, first), (end, last) = self._window[0], self._window[-1]
+        if "search/evaluations" not in last.metrics or end <= start:
+            return None
+        return _grown(first.metrics, last.metrics, "search/evaluations") / (end - start)
 
     def waits(self) -> str:
         """Who waits for what, such as ``actors 62 % (ratio), learner 3 % (data)``."""

@@ -41,6 +41,12 @@ def load_preset(name: str) -> tuple[RunConfig[Any], FamilySpec]:
     return replace(function(), preset=name), family
 
 
+def is_search(config: RunConfig[Any]) -> bool:
+    """Whether the run is a population search and nothing else."""
+    phases = load_family(config.family).phases(config.model)
+    return all(phase.kind == "population" for phase in phases)
+
+
 def _call(path: str) -> RunConfig[Any]:
     module, _, attribute = path.partition(":")
     try:

@@ -17,6 +17,7 @@ from rich.table import Table
 from wm_distributed.launch.history import History, duration, sparkline
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import RunStatus
+from wm_distributed.launch.search_progress import is_searching, search_line, search_rows
 
 PLAIN_EVERY_SECONDS = 10.0
 
@@ -70,8 +71,13 @@ class Progress:
     def update(self, status: RunStatus) -> None:
         """Shows the newest status, and the evaluations in it."""
         for evaluation in status.evaluations:
+            at = f"{evaluation.env_steps:,} env steps"
+            if evaluation.generation is not None:
+                several = self._history.config.search.islands > 1
+                island = f" of island {evaluation.island}" if several else ""
+                at = f"generation {evaluation.generation:,}{island}"
             self.note(
-                f"evaluation at {evaluation.env_steps:,} env steps: "
+                f"evaluation at {at}: "
                 f"{evaluation.return_mean:.1f} ± {evaluation.return_std:.1f} "
                 f"over {len(evaluation.results)} episodes"
             )
@@ -114,15 +120,19 @@ def _rows(history: History, status: RunStatus) -> list[tuple[str, str]]:
     health = Counter(process.health for process in status.processes)
     processes = ", ".join(f"{count} {name}" for name, count in health.items())
     recoveries = status.metrics.get("run/recoveries", 0.0)
+    phase = ("phase", f"[bold]{status.phase}[/]  {time}")
+    running = ("processes", f"{processes}; {recoveries:.0f} recoveries")
+    if is_searching(status):
+        return [phase, *search_rows(history, status), running]
     return [
-        ("phase", f"[bold]{status.phase}[/]  {time}"),
+        phase,
         ("env steps", _counted(status.env_steps, config.stop.env_steps, env_rate)),
         ("train steps", _counted(status.train_steps, config.stop.train_steps, train_rate)),
         ("ratio", _ratio(status)),
         ("return", _returns(history)),
         ("policy lag", _number(status.metrics.get("learner/policy_lag_mean"), " versions")),
         ("waits", history.waits() or "–"),
-        ("processes", f"{processes}; {recoveries:.0f} recoveries"),
+        running,
     ]
 
 
@@ -131,7 +141,6 @@ def _plain_line(history: History, status: RunStatus) -> str:
     env_rate, train_rate = history.rates()
     left = history.time_left()
     parts = [
-        f"{duration(history.seconds)} {status.phase}",
         f"env steps {_counted(status.env_steps, None, env_rate)}",
         f"train steps {_counted(status.train_steps, None, train_rate)}",
         f"ratio {_ratio(status)}",
@@ -139,6 +148,9 @@ def _plain_line(history: History, status: RunStatus) -> str:
         f"lag {_number(status.metrics.get('learner/policy_lag_mean'))}",
         f"waits: {history.waits() or '–'}",
     ]
+    if is_searching(status):
+        parts = search_line(history, status)
+    parts.insert(0, f"{duration(history.seconds)} {status.phase}")
     if recoveries := status.metrics.get("run/recoveries", 0.0):
         parts.append(f"recoveries {recoveries:.0f}")
     if left:

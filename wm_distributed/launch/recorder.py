@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Self
 
 import imageio.v3 as iio
@@ -69,6 +70,10 @@ class Recorder:
             self.endpoint.update(status)
         for evaluation in status.evaluations:
             self.record_evaluation(evaluation, "training", wall_seconds)
+        for generation in status.generations:
+            times = {"time": time.time(), "wall_seconds": wall_seconds, "phase": status.phase}
+            row = times | asdict(generation) | {"env_steps": status.env_steps}
+            append_line(self._run_dir.generations, row)
         reported: dict[str, float] = {}
         for item in status.reports:
             reported |= {free_name(name): value for name, value in item.report.scalars.items()}
@@ -86,6 +91,9 @@ class Recorder:
             "env_steps": evaluation.env_steps,
             "train_steps": evaluation.train_steps,
             "version": evaluation.version,
+            "phase": evaluation.phase,
+            "island": evaluation.island,
+            "generation": evaluation.generation,
             "return_mean": evaluation.return_mean,
             "return_std": evaluation.return_std,
             "length_mean": evaluation.length_mean,

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from wm_distributed.api import Report
 from wm_distributed.config import RunConfig
+from wm_distributed.launch.presets import is_search
 from wm_distributed.launch.run_dir import RunDir, write_json
 from wm_distributed.launch.runtime import Evaluation, FinalEvaluation, RunStatus
 
@@ -49,6 +50,8 @@ def write_summary(
         "eval_episodes": len(final.agent.results),
         "random_return_mean": final.random.return_mean,
         "random_return_std": final.random.return_std,
+        "generations": status.metrics.get("search/generation"),
+        "evaluations": status.metrics.get("search/evaluations"),
         "ratio": status.metrics.get("limiter/ratio"),
         "ratio_aimed": status.metrics.get("limiter/ratio_aimed"),
         "recoveries": status.metrics.get("run/recoveries", 0.0),
@@ -70,13 +73,27 @@ def write_pictures(
     from wm_distributed.launch.curves import draw_curves
     from wm_distributed.launch.videos import save_agent_video, save_imagination_video
 
-    draw_curves(run_dir, f"{config.preset} · {config.env.id} · seed {config.seed}")
+    title = f"{config.preset} · {config.env.id} · seed {config.seed}"
+    if run_dir.generations.exists():
+        from wm_distributed.launch.search_curves import draw_search
+
+        draw_search(run_dir, title)
+    if not is_search(config):
+        draw_curves(run_dir, title)
     if agent and not save_agent_video(run_dir.agent_video, agent):
         _LOGGER.warning("no video of the agent: %s cannot draw itself", config.env.id)
     if report:
         save_imagination_video(
             run_dir.imagination_video, report, lambda obs: draw_observation(config.env.id, obs)
         )
+
+
+def print_when(console: Console, agent: Evaluation) -> None:
+    """Prints what the evaluated agent had behind it."""
+    done = f"{agent.train_steps:,} train steps"
+    if not agent.train_steps:
+        done = f"{agent.env_steps:,} decisions of the search"
+    console.print(f"after {done}:", highlight=False)
 
 
 def print_result(console: Console, rows: Mapping[str, Evaluation]) -> None:
@@ -101,6 +118,7 @@ def print_files(console: Console, run_dir: RunDir) -> None:
     """Lists what the run has left, with a word on each."""
     console.print(f"{run_dir.path} holds", highlight=False)
     files = {
+        run_dir.search_curves: "returns and held-out scores by generation",
         run_dir.curves: "returns, losses, replay ratio, lag and waits",
         run_dir.agent_video: "the agent",
         run_dir.imagination_video: "imagination beside reality",
@@ -108,10 +126,11 @@ def print_files(console: Console, run_dir: RunDir) -> None:
         run_dir.metrics: "every metric, every few seconds",
         run_dir.tensorboard: "the same, for tensorboard --logdir",
         run_dir.log: "what was logged, and by whom in logs/",
+        run_dir.search_solution: "the mean solution, for numpy.load",
         run_dir.checkpoints: "for wm-distributed resume and eval",
     }
     table = Table.grid(padding=(0, 2))
     for path, text in files.items():
         if path.exists():
-            table.add_row(f"  {path.name}", f"[dim]{text}[/]")
+            table.add_row(f"  {path.relative_to(run_dir.path)}", f"[dim]{text}[/]")
     console.print(table)

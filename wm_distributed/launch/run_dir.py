@@ -9,6 +9,7 @@
         evaluations.jsonl    one line for each evaluation
         generations.jsonl    one line for each generation of a population search
         summary.json         the result, when the run has ended by itself
+        search.png           a population search, by generation
         curves.png           returns, losses and the system, over steps and time
         agent.mp4            the trained agent in its environment
         imagination.mp4      what the world model predicts, beside what happened
@@ -49,7 +50,9 @@ class RunDir:
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations.jsonl"
         self.generations = path / "generations.jsonl"
+        self.search_solution = path / "search" / "solution.npy"
         self.summary = path / "summary.json"
+        self.search_curves = path / "search.png"
         self.curves = path / "curves.png"
         self.agent_video = path / "agent.mp4"
         self.eval_video = path / "eval.mp4"

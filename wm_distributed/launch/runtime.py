@@ -208,13 +208,14 @@ def make_runtime(config: RunConfig[Any], run_dir: Path, *, resume: bool) -> Runt
         RunDirError: The directory cannot be written.
     """
     from wm_distributed.launch.preflight import preflight
+    from wm_distributed.launch.presets import is_search
 
     plan = preflight(config, run_dir)
     if plan.is_pipeline:
         from wm_distributed.launch.pipeline import PipelineRuntime
 
         return PipelineRuntime(plan, resume=resume)
-    if all(phase.kind == "population" for phase in plan.phases):
+    if is_search(config):
         from wm_distributed.launch.search_runtime import make_search_runtime
 
         return make_search_runtime(plan, None, resume=resume)

@@ -211,7 +211,7 @@ class SearchHost:
         if aim is not None and best is not None and best >= aim:
             return f"an evaluation of the mean returned {best:.4g}, aimed at {aim:.4g}"
         if self._search.should_stop():
-            return "the search has converged, or search.max_episodes is reached"
+            return "the search has converged or has had search.max_episodes"
         return ""
 
 

@@ -94,7 +94,8 @@ class InlineSearchRuntime:
         host.begin_final(params, episodes)
         while (final := host.news(self._status.known).final) is None:
             evaluator.work(host, _NAME)
-        agent = self._search.agent_evaluation(final, self._status.decisions)
+        decisions = int(host.stats()["search/decisions"])
+        agent = self._search.agent_evaluation(final, decisions)
         player = SearchPlayer(self._search, self._weights)
         video = player.record(params)
         agent = replace(agent, frames=video.frames, recorded=video.recorded)

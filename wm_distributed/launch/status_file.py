@@ -40,7 +40,15 @@ RATES: dict[str, tuple[tuple[str, str, float], ...]] = {
         ("learner/wait_share", "% waiting", 100),
     ),
     "server": (("server/version", " is the version", 1), ("server/fetches", " fetches/s", 1)),
-    "evaluator": (("eval/return_mean", " is the last return", 1),),
+    "evaluator": (
+        ("eval/return_mean", " is the last return", 1),
+        ("evaluator/decisions_per_second", " decisions/s", 1),
+        ("evaluator/wait_share", "% waiting", 100),
+    ),
+    "search": (
+        ("search/generation", " generations", 1),
+        ("search/evaluations", " episodes/s", 1),
+    ),
 }
 
 

@@ -484,3 +484,20 @@ def test_a_search_without_parameters_is_refused() -> None:
             Archipelago(SearchConfig(), start, 0)
     with pytest.raises(ConfigError, match="held_out_episodes must be at most"):
         Archipelago(SearchConfig(held_out_episodes=10**6), np.zeros(3), 0)
+
+
+def test_a_search_that_has_spent_its_episodes_goes_on_when_it_may_have_more(
+    make_search: Make,
+) -> None:
+    def answer(task: CandidateTask, params: Array) -> EpisodeResult:
+        return EpisodeResult(-float((params**2).sum()), 1, task.seed)
+
+    _, course = run(make_search(max_episodes=20 * 16), answer, 100)
+    short, first = run(make_search(max_episodes=10 * 16), answer, 100)
+    assert short.should_stop()
+    longer = saved_and_loaded(short, make_search(max_episodes=20 * 16))
+    assert not longer.should_stop()
+    _, second = run(longer, answer, 100)
+    training = {task: params for task, params in course.items() if task.candidate != MEAN}
+    both = {task: params for task, params in (first | second).items() if task.candidate != MEAN}
+    assert both == training

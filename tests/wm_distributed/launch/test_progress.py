@@ -127,3 +127,42 @@ def test_no_ratio_limit_is_said(screen: Callable[[bool], Screen], make_status: M
         0, replace(make_status(1), metrics={"limiter/ratio": 3.0, "limiter/ratio_aimed": 0.0})
     )
     assert "ratio 3, no limit" in plain.lines[0]
+
+
+def test_a_search_shows_its_population_and_held_out_scores(
+    screen: Callable[[bool], Screen], make_status: MakeStatus, make_evaluation: Any
+) -> None:
+    metrics = {
+        "search/generation": 12.0,
+        "search/evaluations": 3_072.0,
+        "search/evaluations_per_second": 8.5,
+        "search/return_mean": 40.25,
+        "search/return_std": 12.0,
+        "search/return_max": 71.5,
+        "search/sigma": 0.0875,
+        "search/best_mean": 80.0,
+        "search/best_std": 5.0,
+        "search/best_episodes": 32.0,
+        "evaluator/env_share": 0.75,
+        "evaluator/wait_share": 0.02,
+    }
+    evaluation = make_evaluation([60.0, 64.0], generation=10, phase="controller")
+    searching = make_status(5_000, phase="controller", metrics=metrics, evaluations=(evaluation,))
+    plain = screen(False)
+    with plain.progress:
+        plain.show(0, searching)
+    assert plain.lines[0].startswith("evaluation at generation 10: 62.0 ± 2.0 over 2 episodes")
+    for part in (
+        "0:00 controller | generation 12 | episodes 3,072 (8.5/s)",
+        "population 40.2 ± 12.0, best 71.5",
+        "held out 62.0 ± 2.0 (2), best 80.0 ± 5.0 (32)",
+        "sigma 0.0875",
+        "evaluators: env 75 %, wait 2 %",
+    ):
+        assert part in plain.lines[1]
+    live = screen(True)
+    with live.progress:
+        live.show(0, searching)
+    shown = live.file.getvalue()
+    for part in ("generation", "5,000 decisions", "62.0 ± 2.0 (2)", "evaluators"):
+        assert part in shown
