@@ -87,11 +87,24 @@ class History:
         ):
             if limit is not None and rate:
                 estimates.append((max(limit - done, 0.0) / rate, name))
+        if (left := self._phase_left()) is not None:
+            estimates.append((left, f"of {status.phase}"))
         return min(estimates, default=None)
 
+    def _phase_left(self) -> float | None:
+        """Seconds to the end of the phase at its present rate, once known."""
+        (start, first), (end, last) = self._window[0], self._window[-1]
+        if first.phase_progress is None or last.phase_progress is None:
+            return None
+        done, aim = last.phase_progress
+        steps = done - first.phase_progress[0]
+        return (aim - done) * (end - start) / steps if steps > 0 else None
+
     def progress(self) -> tuple[float, float] | None:
-        """Done and aimed environment steps; what else is limited where they are not."""
+        """Done and aimed steps: of a phase that has an end, or of the run."""
         status, stop = self._window[-1][1], self.config.stop
+        if status.phase_progress is not None:
+            return status.phase_progress
         limit, episodes = self._episodes()
         if limit is not None and episodes:
             return episodes, limit

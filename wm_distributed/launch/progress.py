@@ -120,7 +120,7 @@ def _rows(history: History, status: RunStatus) -> list[tuple[str, str]]:
     health = Counter(process.health for process in status.processes)
     processes = ", ".join(f"{count} {name}" for name, count in health.items())
     recoveries = status.metrics.get("run/recoveries", 0.0)
-    phase = ("phase", f"[bold]{status.phase}[/]  {time}")
+    phase = ("phase", f"[bold]{status.phase}[/]{_of_phase(status)}  {time}")
     running = ("processes", f"{processes}; {recoveries:.0f} recoveries")
     if is_searching(status):
         return [phase, *search_rows(history, status), running]
@@ -150,12 +150,20 @@ def _plain_line(history: History, status: RunStatus) -> str:
     ]
     if is_searching(status):
         parts = search_line(history, status)
-    parts.insert(0, f"{duration(history.seconds)} {status.phase}")
+    parts.insert(0, f"{duration(history.seconds)} {status.phase}{_of_phase(status)}")
     if recoveries := status.metrics.get("run/recoveries", 0.0):
         parts.append(f"recoveries {recoveries:.0f}")
     if left:
-        parts.append(f"{duration(left[0])} left")
+        parts.append(f"{duration(left[0])} left ({left[1]})")
     return " | ".join(parts)
+
+
+def _of_phase(status: RunStatus) -> str:
+    """How far the phase has come, if it has an end."""
+    if status.phase_progress is None:
+        return ""
+    done, aim = status.phase_progress
+    return f" {min(done, aim):,} of {aim:,}"
 
 
 def _counted(done: int, total: int | None, rate: float | None) -> str:

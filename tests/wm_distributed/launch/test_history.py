@@ -128,3 +128,14 @@ def test_sparkline_is_as_long_as_asked_and_rises_with_the_values() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_phase_with_an_end_has_its_own_progress_and_time_left(
+    config: RunConfig[Any], clock: Clock, make_status: MakeStatus
+) -> None:
+    target = history(config, clock, wall_seconds=1000.0)
+    for seconds, done in ((0, 10), (10, 30)):
+        clock.now = 1000.0 + seconds
+        target.update(make_status(0, phase="vision", phase_progress=(done, 90)))
+    assert target.progress() == (30, 90)
+    assert target.time_left() == (30.0, "of vision")

@@ -200,3 +200,18 @@ def test_a_collection_too_short_for_its_sequences_is_refused(tmp_path: Path) -> 
     config = small()
     with pytest.raises(ConfigError, match="collects 12 steps, 6 from each of 2 environments"):
         refused(tmp_path, replace(config, model=replace(config.model, collect_steps=12)))
+
+
+@pytest.mark.slow
+def test_a_pipeline_runs_through_ray(tmp_path: Path) -> None:
+    config = replace(small(), runtime=replace(small().runtime, kind="ray"))
+    statuses, final = run(tmp_path / "run", config)
+    roles = [{process.role for process in status.processes} for status in statuses]
+    training = [number for number, status in enumerate(statuses) if status.train_steps]
+    assert "actor" in roles[0]
+    assert "search" in roles[-1]
+    assert training
+    assert "actor" not in roles[-1]
+    assert (statuses[-1].train_steps, final.agent.train_steps) == (TRAINED, TRAINED)
+    assert count_steps(tmp_path / "run" / "experience") == COLLECTED
+    assert np.any(controller(tmp_path / "run"))

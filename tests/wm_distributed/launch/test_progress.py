@@ -59,7 +59,7 @@ def test_a_file_gets_one_line_in_ten_seconds_and_the_last(
     assert plain.lines[1] == (
         "0:10 train | env steps 100 (10/s) | train steps 400 (40/s) | ratio 4.1, aimed 4 | "
         "return train 10.0 | lag – | waits: actors 25 % (ratio), learner 4 % (data) | "
-        "recoveries 1 | 0:30 left"
+        "recoveries 1 | 0:30 left (env steps)"
     )
 
 

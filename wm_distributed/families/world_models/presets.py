@@ -7,6 +7,7 @@ from dataclasses import replace
 from wm_distributed.config import (
     ActorConfig,
     EnvConfig,
+    EpisodeLimits,
     EvalConfig,
     LearnerConfig,
     ReplayConfig,
@@ -54,10 +55,14 @@ def car_racing() -> RunConfig[WorldModelsConfig]:
             sigma=(0.1,),
             episodes=1,
             covariance="diagonal",
+            # 400 frames at first, whole episodes after 50 generations; 100 frames without a new
+            # tile are enough to see that a candidate is lost.
+            limits=EpisodeLimits(steps=100, growth=3.0, patience=25),
             held_out_every=10,
             held_out_episodes=16,
+            envs_per_evaluator=8,
         ),
-        eval=EvalConfig(every_env_steps=0, final_episodes=32, envs=1),
+        eval=EvalConfig(every_env_steps=0, final_episodes=32, envs=8),
         stop=StopConfig(env_steps=None, wall_seconds=3_600.0),
     )
 
