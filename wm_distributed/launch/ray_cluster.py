@@ -30,8 +30,8 @@ from wm_distributed.threads import thread_env
 logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 30.0  # for a cluster to answer; starting Python takes some of it
-# Settings of Ray where the user has set nothing else.
-_SETTINGS = {
+# Of Ray, where the user has set nothing else; the files in deploy/ set the same.
+CLUSTER_SETTINGS = {
     # Children of a worker, such as environments in processes of their own, end with it.
     "RAY_process_group_cleanup_enabled": "1",
     # By default workers run at nice 15, and anything else on the machine takes their cores.
@@ -101,7 +101,7 @@ class RayCluster:
         self._reaper = start_reaper(self._mark, self._temp_dir)
         # Through the environment of Ray's own processes and not as a Ray runtime environment, with
         # which each worker takes 0.4 s longer to start (ray 2.60: a second interpreter).
-        settings = {name: os.environ.get(name, value) for name, value in _SETTINGS.items()}
+        settings = {name: os.environ.get(name, value) for name, value in CLUSTER_SETTINGS.items()}
         environment = {
             MARK_VARIABLE: self._mark,
             "PYTHONPATH": _import_path(),
