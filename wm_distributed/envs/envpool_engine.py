@@ -24,7 +24,7 @@ from wm_distributed.types import Array, Columns
 NUM_THREADS = 1
 """Threads of one pool. Every actor has a pool, so more cores are used by more actors;
 ``options={"num_threads": …}`` gives a pool more."""
-_NO_LIMIT = 1 << 30
+_NO_LIMIT = 1 << 24  # times the frames of a decision, within 31 bits
 
 
 class EnvPoolEngine:

@@ -96,6 +96,15 @@ _KINDS: dict[str, _Kind] = {
             system=("libegl1", "libgl1"),
         ),
     ),
+    "doom": _Kind(
+        f"{_PACKAGE}.doom:build",
+        EnvEntry(
+            pattern="doom/take_cover",
+            examples=("doom/take_cover",),
+            engines=("envpool",),
+            extra="atari",
+        ),
+    ),
     "gym": _Kind(
         f"{_PACKAGE}.gym:build",
         EnvEntry(
