@@ -20,6 +20,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -95,7 +96,10 @@ class ChunkLog:
         self._segment_bytes = segment_bytes
         self._compress = compress
         self._clock = clock
-        self._locks = [lock_directory(one, _LOCK_SECONDS) for one in self.directories]
+        self._locks = [
+            weakref.finalize(self, os.close, lock_directory(one, _LOCK_SECONDS))
+            for one in self.directories
+        ]
         self._segments = [path for one in self.directories for path in segment_paths(one)]
         self._log_bytes = sum(path.stat().st_size for path in self._segments)
         self._forgotten = 0  # so many of the segments are deleted, or are about to be
@@ -261,8 +265,8 @@ class ChunkLog:
         for descriptor in self._open:
             os.close(descriptor)
         self._open, self._descriptor = [], -1
-        for lock in self._locks:
-            lock.close()
+        for unlock in self._locks:
+            unlock()
 
     def stats(self) -> dict[str, float]:
         """Values by metric name; the loss window is what an end of the machine would cost now."""

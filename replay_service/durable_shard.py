@@ -11,13 +11,14 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from replay_service.chunk_log import ChunkLog
 from replay_service.log_index import LogIndex, RowFinder
+from replay_service.messages import Standing
 from replay_service.segments import Damages
 from replay_service.shard import ReplayShard
 from replay_service.snapshot import read_snapshot, write_snapshot
@@ -32,21 +33,6 @@ _NUMBER = "number"
 _PRIORITY = "priority/"
 _COLUMN = "column/"
 _FRESH = "fresh/"
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a shard has come, all its lives together.
-
-    Attributes:
-        held_steps: Steps that it holds.
-        logged_steps: Steps that its own log has ever taken.
-        next_incarnation: Lowest incarnation that no stream in it has had.
-    """
-
-    held_steps: int
-    logged_steps: int
-    next_incarnation: int
 
 
 class DurableShard(ReplayShard):
@@ -83,16 +69,15 @@ class DurableShard(ReplayShard):
             logger.error("replay shard %d: a part of its log is damaged:\n%s", self._index, damages)
 
     def standing(self) -> Standing:
-        """How far it has come."""
-        with self._inserting, self._metadata:
+        with self._inserting:
+            damages = int(self._durable_stats["replay/log_damages"])
             logged = self._chunk_log.logged_steps
-            return Standing(self._held_steps, logged, self._streams.next_incarnation())
+            return replace(super().standing(), logged_steps=logged, damages=damages)
 
     def stats(self) -> dict[str, float]:
         return {**super().stats(), **self._durable_stats}
 
     def close(self) -> None:
-        """Brings everything to the disk, and lets another process have the log."""
         self._chunk_log.close()
 
     # ---------------------------------------------------------------------------- recovery
@@ -171,9 +156,9 @@ class DurableShard(ReplayShard):
     # ---------------------------------------------------------------------------- snapshot
 
     def snapshot(self) -> None:
-        """Writes down what the log does not say; inserts and samples go on meanwhile.
+        """Writes down what the log does not hold; inserts and samples go on meanwhile.
 
-        A disk that takes no more is reported, and leaves the snapshot before.
+        A disk that takes no more is reported, and keeps the snapshot before.
         """
         begin = time.monotonic()
         with self._snapshotting:

@@ -117,17 +117,20 @@ class ReplayRatioLimiter:
                 "trained_steps": self._trained_steps,
             }
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, int], held_steps: int = 0) -> None:
         """Goes on from saved counts, with ratio, minimum and band as they are configured now.
 
-        Who was ahead is forgotten, and ``min_size`` steps are awaited again, because replay is
-        empty again.
+        Who was ahead is forgotten: there is no debt to catch up with.
+
+        Args:
+            state: From :meth:`state_dict`.
+            held_steps: Steps in replay; what is missing to ``min_size`` is awaited first.
         """
         with self._changed:
             self._env_steps = state["env_steps"]
             self._counted_env_steps = state["counted_env_steps"]
             self._trained_steps = state["trained_steps"]
-            self._missing = self._min_size
+            self._missing = max(0, self._min_size - held_steps)
             self._forgotten = 0.0
             self._forgotten = self._balance()
             self._changed.notify_all()

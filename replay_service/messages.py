@@ -6,6 +6,7 @@ knows what all shards hold; a shard answers every call at once with what it hold
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -37,6 +38,33 @@ class Picks(NamedTuple):
     fresh: int = 0
     recency: int = 0
     prioritized: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a shard has come, all its lives together.
+
+    Attributes:
+        held_steps: Steps that it holds.
+        logged_steps: Steps that its log has ever taken; 0 without a log.
+        next_incarnation: Lowest incarnation of an actor that no stream in it has had.
+        damages: Damaged places that its log had when it began.
+    """
+
+    held_steps: int
+    logged_steps: int
+    next_incarnation: int
+    damages: int = 0
+
+    @classmethod
+    def of_all(cls, shards: Sequence[Standing]) -> Standing:
+        """That of a whole service."""
+        return cls(
+            sum(shard.held_steps for shard in shards),
+            sum(shard.logged_steps for shard in shards),
+            max((shard.next_incarnation for shard in shards), default=0),
+            sum(shard.damages for shard in shards),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,39 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from replay_service.records import MAX_RECORD_BYTES, Damage, Record, find_records
 from wm_distributed.errors import ReplayError
 
 MAX_SEGMENT_BYTES = 2 * MAX_RECORD_BYTES
 _SUFFIX = ".log"
+_PREFIX = "shard-"
 _MAX_NAMED = 20
 _POLL_SECONDS = 0.1
+
+
+def shard_directory(root: Path, index: int) -> Path:
+    """Where a shard keeps its files."""
+    return root / f"{_PREFIX}{index}"
+
+
+def shard_directories(root: Path) -> list[Path]:
+    """Those of all shards that ever wrote below a root, in the order of their numbers."""
+    found = [path for path in root.glob(f"{_PREFIX}*") if _index(path).isdecimal()]
+    return sorted(found, key=lambda path: int(_index(path)))
+
+
+def left_behind(root: Path, index: int, num_shards: int) -> list[Path]:
+    """Directories of shards that are no more now, of which shard ``index`` takes care."""
+    return [
+        path
+        for path in shard_directories(root)
+        if int(_index(path)) >= num_shards and int(_index(path)) % num_shards == index
+    ]
+
+
+def _index(path: Path) -> str:
+    return path.name.removeprefix(_PREFIX)
 
 
 def segment_path(directory: Path, number: int) -> Path:
@@ -121,28 +145,28 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def lock_directory(directory: Path, timeout_seconds: float) -> IO[bytes]:
-    """Keeps other processes from a shard's directory until the file is closed.
+def lock_directory(directory: Path, timeout_seconds: float) -> int:
+    """Keeps other processes from a shard's directory until the returned descriptor is closed.
 
     Raises:
         ReplayError: Another process has it for the whole time, or it cannot be made.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / "lock").open("ab")
+        descriptor = os.open(directory / "lock", os.O_WRONLY | os.O_CREAT, 0o644)
     except OSError as error:
         raise ReplayError(f"cannot write the chunk log in {directory}: {error.strerror}") from error
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                file.close()
+                os.close(descriptor)
                 raise ReplayError(
                     f"{directory} is in use by another process for {timeout_seconds:.0f} s: end "
                     "the run that writes there, or name another run directory"
                 ) from None
             time.sleep(_POLL_SECONDS)
         else:
-            return file
+            return descriptor

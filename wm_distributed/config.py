@@ -78,6 +78,18 @@ class ReplayConfig:
     """Trained steps per environment step, context excluded, over all shards; none: no limit."""
     wait_timeout_seconds: float = 300.0
     """Longest wait for the replay ratio or for a batch before an error names who waits."""
+    durable: bool = True
+    """Log every chunk in the run directory, so that a killed shard and a resumed run come back with
+    what replay held. It takes as much disk as replay takes memory."""
+    sync_seconds: float = 1.0
+    """Time between syncs of the log to the disk: what the end of a machine may cost. The end of a
+    process costs nothing that was acknowledged."""
+    segment_bytes: int = 2**26
+    """Size of the log's files; one is deleted when all that it holds is evicted."""
+    compress: bool = False
+    """Compress the log with zstd: less disk, more CPU time."""
+    snapshot_seconds: float = 300.0
+    """Time between snapshots of what the log does not hold: refreshed latents, priorities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +341,7 @@ class RunConfig(Generic[FamilyConfigT]):
             "actors.chunk_steps": self.actors.chunk_steps,
             "replay.num_shards": self.replay.num_shards,
             "replay.capacity_steps": self.replay.capacity_steps,
+            "replay.segment_bytes": self.replay.segment_bytes,
             "learner.num_ranks": self.learner.num_ranks,
             "learner.prefetch_batches": self.learner.prefetch_batches,
             "learner.publish_every_steps": self.learner.publish_every_steps,

@@ -66,8 +66,8 @@ def test_a_process_that_is_killed_loses_nothing_that_was_appended(tmp_path: Path
     log = ChunkLog(tmp_path, sync_seconds=NEVER)
     for number in range(3):
         log.append(chunk(number))
-    for lock in log._locks:  # as the system does when a process ends
-        lock.close()
+    for unlock in log._locks:  # as the system does when a process ends
+        unlock()
     assert recovered(tmp_path)[0] == [0, 1, 2]
     log.close()
 

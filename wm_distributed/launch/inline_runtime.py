@@ -17,10 +17,12 @@ import torch
 from actors.env_loop import EnvLoop
 from learners.learner import Learner
 from learners.parameter_server import ParameterServer
-from replay_service.checks import shard_capacity, shard_capacity_bytes, steps_before_training
+from replay_service.checks import steps_before_training
 from replay_service.client import ReplayClient
 from replay_service.handles import LocalLimiter, LocalShard
 from replay_service.limiter import ReplayRatioLimiter
+from replay_service.make_shard import begin_anew, make_shard
+from replay_service.messages import Standing
 from replay_service.shard import ReplayShard
 from wm_distributed.api import Phase
 from wm_distributed.collective import Collective
@@ -34,6 +36,7 @@ from wm_distributed.launch.plan import (
     RESUMED,
     Plan,
     choose_device,
+    counts_with,
     seed_rank,
     use_threads,
 )
@@ -78,16 +81,8 @@ class InlineRuntime:
         self._resume = resume
         self._device = choose_device(config.learner.device, 1, torch.cuda.device_count())
         self._schedule = Schedule(config.stop, config.eval)
-        self._shards = [
-            ReplayShard(
-                plan.specs,
-                shard_capacity(config.replay),
-                capacity_bytes=shard_capacity_bytes(config.replay),
-                index=index,
-                seed=config.seed,
-            )
-            for index in range(config.replay.num_shards)
-        ]
+        self._shards: list[ReplayShard] = []
+        self._snapshot_at = 0.0
         min_size = steps_before_training(config.replay, plan.specs, plan.num_streams)
         self._limiter = ReplayRatioLimiter(
             config.replay.ratio, min_size, collection=plan.collected_steps()
@@ -102,15 +97,16 @@ class InlineRuntime:
 
     def start(self) -> None:
         use_threads(self._config.learner.num_threads, 1)
-        self._learner = learner = self._build_learner()
+        standing = self._open_shards()
+        self._learner = learner = self._build_learner(standing)
         learner.start()
         seed, trained_seconds = self._config.seed, 0.0
         if self._resume:
             trained_seconds = RunDir(self._plan.run_dir).trained_seconds()
             seed = rank_seed(seed, 0, learner.train_steps)
             if not self._plan.is_pipeline:
-                logger.warning(RESUMED, learner.train_steps)
-        incarnation = self._reload() if self._plan.is_pipeline else 0
+                logger.warning(RESUMED, learner.train_steps, standing.held_steps)
+        incarnation = self._reload() if self._plan.is_pipeline else standing.next_incarnation
         self._loops = [
             self._plan.build_env_loop(
                 actor,
@@ -124,6 +120,7 @@ class InlineRuntime:
         ]
         self._turns = self._lockstep(learner)
         self._began_at = learner.train_steps
+        self._snapshot_at = time.monotonic()
         self._schedule.begin(self._env_steps, trained_seconds)
 
     def poll(self) -> RunStatus:
@@ -135,6 +132,8 @@ class InlineRuntime:
             number = self._schedule.evaluation_due(self._env_steps)
             if number is not None:
                 evaluations.append(self._evaluate(self._learner, number))
+        if time.monotonic() - self._snapshot_at >= self._config.replay.snapshot_seconds:
+            self._snapshot()
         return self._status(reason, evaluations)
 
     def evaluate_final(self, episodes: int, which: Which = "best") -> FinalEvaluation:
@@ -152,19 +151,39 @@ class InlineRuntime:
         try:
             if checkpoint:
                 self._finish_training()
+                self._snapshot()
         finally:
             self._learner = None
             for loop in loops:
                 loop.close()
+            shards, self._shards = self._shards, []
+            for shard in shards:
+                shard.close()
 
     @property
     def _env_steps(self) -> int:
         return self._limiter.state_dict()["env_steps"]
 
+    def _open_shards(self) -> Standing:
+        """Makes the shards, or lets them come back with what they held."""
+        config, plan = self._config, self._plan
+        if not self._resume:
+            begin_anew(plan.replay_dir)
+        self._shards = [
+            make_shard(plan.specs, plan.replay, plan.replay_dir, index, seed=config.seed)
+            for index in range(config.replay.num_shards)
+        ]
+        return Standing.of_all([shard.standing() for shard in self._shards])
+
+    def _snapshot(self) -> None:
+        self._snapshot_at = time.monotonic()
+        for shard in self._shards:
+            shard.snapshot()
+
     def _handles(self) -> list[LocalShard]:
         return [LocalShard(shard) for shard in self._shards]
 
-    def _build_learner(self) -> Learner:
+    def _build_learner(self, standing: Standing) -> Learner:
         """The learner, as new or from the newest checkpoint."""
         collective = Collective()
         trainable = self._plan.build_trainable(self._device, collective)
@@ -181,9 +200,9 @@ class InlineRuntime:
         # A pipeline may have been stopped before its first checkpoint.
         if self._resume and not (self._plan.is_pipeline and not checkpoints.exists()):
             checkpoint = checkpoints.load()
-            counts = checkpoint.manifest.counters
             learner.load_state_dict(checkpoint.state)
-            self._limiter.load_state_dict(counts)
+            counts = counts_with(checkpoint.manifest.counters, standing)
+            self._limiter.load_state_dict(counts, standing.held_steps)
         else:
             seed_rank(self._config.seed, 0, 0)
         return learner

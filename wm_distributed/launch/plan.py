@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.env_loop import EnvLoop
+from replay_service.messages import Standing
 from wm_distributed.allocator import keep_freed_memory
 from wm_distributed.api import (
     DataSpec,
@@ -27,7 +28,7 @@ from wm_distributed.api import (
     WeightsSink,
     WeightsSource,
 )
-from wm_distributed.config import RunConfig
+from wm_distributed.config import ReplayConfig, RunConfig
 from wm_distributed.errors import ConfigError
 from wm_distributed.families import load_family
 from wm_distributed.launch.experience import RecordingWriter, count_steps
@@ -40,9 +41,7 @@ if TYPE_CHECKING:
     from wm_distributed.checkpoint import Checkpointer
     from wm_distributed.collective import Collective
 
-RESUMED = (
-    "resumed at train step %d; replay begins empty, and training goes on when it holds its minimum"
-)
+RESUMED = "resumed at train step %d, with %d steps in replay"
 PHASES_DONE = "all phases are done"
 ReadCounts = Callable[[], Mapping[str, int]]
 
@@ -147,6 +146,17 @@ class Plan:
     def specs(self) -> list[DataSpec]:
         """The batches of all phases that a learner runs."""
         return [phase.data for phase in self.phases if phase.data is not None]
+
+    @property
+    def replay(self) -> ReplayConfig:
+        """How replay is kept; a pipeline needs no log, because its experience is recorded."""
+        replay = self.config.replay
+        return replace(replay, durable=replay.durable and not self.is_pipeline)
+
+    @property
+    def replay_dir(self) -> Path:
+        """Where the shards keep their logs."""
+        return self.run_dir / "replay"
 
     @property
     def num_streams(self) -> int:
@@ -301,6 +311,12 @@ def chosen_phases(phases: Sequence[Phase], names: Collection[str]) -> list[Phase
         if not names or name in names:
             kept.append(phase)
     return kept
+
+
+def counts_with(counts: Mapping[str, int], standing: Standing) -> dict[str, int]:
+    """A checkpoint's counts, with the environment steps that replay took after it."""
+    env_steps = max(counts["env_steps"], standing.logged_steps)
+    return {**counts, "env_steps": env_steps}
 
 
 def choose_device(asked: str, num_ranks: int, num_gpus: int) -> str:

@@ -27,11 +27,12 @@ from replay_service.messages import (
     SampleRequest,
     Sequences,
     ShardUpdate,
+    Standing,
 )
 from replay_service.shard import ReplayShard
 from replay_service.shared_rings import SharedReply, SharedRings
 from replay_service.staging import Staged, StagedReader
-from wm_distributed.api import DataSpec, Pending
+from wm_distributed.api import Pending
 from wm_distributed.launch.ray_pending import RayPending
 from wm_distributed.launch.ray_staging import StagedInserts
 from wm_distributed.types import SequenceChunk
@@ -39,15 +40,15 @@ from wm_distributed.types import SequenceChunk
 _NO_ROWS = np.zeros((0, 0), np.int64)
 _ANSWER_SECONDS = 30.0  # beyond the time that a call may wait in the limiter
 _remote: Any = ray.remote  # its declared types lack concurrency_groups
+MakeShard = Callable[..., ReplayShard]
 
 
 class _ShardActor:
-    """A shard in its own process."""
+    """A shard in its own process. With a log it answers once it has recovered."""
 
-    def __init__(self, specs: Sequence[DataSpec], capacity_steps: int, **options: Any) -> None:
+    def __init__(self, make: MakeShard) -> None:
         # Another epoch in each life: addresses from before a restart are then stale.
-        epoch = secrets.randbits(20)
-        self._shard = ReplayShard(specs, capacity_steps, epoch=epoch, shared=True, **options)
+        self._shard = make(epoch=secrets.randbits(20), shared=True)
         self._staged = StagedReader()
 
     @ray.method(concurrency_group="insert")
@@ -76,26 +77,32 @@ class _ShardActor:
     def stats(self) -> dict[str, float]:
         return self._shard.stats()
 
+    @ray.method(concurrency_group="stats")
+    def standing(self) -> Standing:
+        return self._shard.standing()
 
-def create_shard(
-    specs: Sequence[DataSpec],
-    capacity_steps: int,
-    *,
-    capacity_bytes: int | None = None,
-    index: int = 0,
-    seed: int = 0,
-    ray_options: Mapping[str, Any] | None = None,
-) -> Any:
-    """Starts a shard's process; the other arguments are those of ``ReplayShard``.
+    @ray.method(concurrency_group="snapshot")
+    def snapshot(self) -> None:
+        self._shard.snapshot()
+
+    @ray.method(concurrency_group="snapshot")
+    def close(self) -> None:
+        """Saves everything; the process is of no use then."""
+        self._shard.snapshot()
+        self._shard.close()
+
+
+def create_shard(make: MakeShard, ray_options: Mapping[str, Any] | None = None) -> Any:
+    """Starts a shard's process.
 
     Args:
+        make: ``ReplayShard`` or ``make_shard`` with its arguments, as a ``functools.partial``;
+            called in the process, in each of its lives, with ``epoch`` and ``shared``.
         ray_options: Options of the Ray actor, such as ``name``, ``num_cpus``, ``max_restarts``.
     """
-    groups = {"insert": 1, "sample": 1, "update": 1, "stats": 1}
+    groups = {"insert": 1, "sample": 1, "update": 1, "stats": 1, "snapshot": 1}
     actor = _remote(concurrency_groups=groups, **(ray_options or {}))(_ShardActor)
-    return actor.remote(
-        specs, capacity_steps, capacity_bytes=capacity_bytes, index=index, seed=seed
-    )
+    return actor.remote(make)
 
 
 class RayShard:
@@ -184,8 +191,8 @@ class _LimiterActor:
         return self._limiter.state_dict()
 
     @ray.method(concurrency_group="stats")
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self._limiter.load_state_dict(state)
+    def load_state_dict(self, state: Mapping[str, int], held_steps: int = 0) -> None:
+        self._limiter.load_state_dict(state, held_steps)
 
 
 def create_limiter(

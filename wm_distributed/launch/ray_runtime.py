@@ -19,17 +19,20 @@ from functools import partial
 from typing import cast
 
 from replay_service.client import ReplayClient
+from replay_service.make_shard import begin_anew
+from replay_service.messages import Standing
 from wm_distributed.errors import DeadlineError
 from wm_distributed.launch.aggregate import aggregate
 from wm_distributed.launch.evaluation import FINAL
 from wm_distributed.launch.experience import next_incarnation, reload
 from wm_distributed.launch.limits import Schedule
-from wm_distributed.launch.plan import PHASES_DONE, RESUMED, Plan
+from wm_distributed.launch.plan import PHASES_DONE, RESUMED, Plan, counts_with
 from wm_distributed.launch.ray_cluster import RayCluster
 from wm_distributed.launch.ray_evaluator import RayEvaluator, RaySnapshot
 from wm_distributed.launch.ray_handles import RayProcess
 from wm_distributed.launch.ray_learner import LearnerPulse
 from wm_distributed.launch.ray_pending import RayPending
+from wm_distributed.launch.ray_shards import RayShards, tell_of_revival
 from wm_distributed.launch.ray_teams import RayTeams
 from wm_distributed.launch.ray_workers import Handle
 from wm_distributed.launch.run_dir import RunDir
@@ -69,6 +72,7 @@ class RayRuntime:
         self._teams = RayTeams(plan, self._log_dir)
         self._schedule = Schedule(plan.config.stop, plan.config.eval)
         self._services: list[Team] = []
+        self._shards = RayShards((), 0.0)
         self._actors: list[Team] = []
         self._learners: list[Team] = []
         self._evaluator: RayEvaluator | None = None
@@ -76,15 +80,19 @@ class RayRuntime:
         self._evaluation_due: int | None = None
         self._env_steps = 0
         self._train_steps = 0
+        self._held_steps = 0
         self._newest_pulse: LearnerPulse | None = None
         self._polled = 0.0
 
     def start(self) -> None:
         if self._log_dir is not None:
             self._log_dir.mkdir(exist_ok=True)
+        if not self._resume:
+            begin_anew(self._plan.replay_dir)
         self._cluster.start()
         self._teams.reserve()
         self._services = self._teams.start_services()
+        self._shards = RayShards(self._teams.services.shards, self._config.replay.snapshot_seconds)
         self._learners = [self._teams.learner(resume=self._resume)]
         self._evaluator = RayEvaluator(self._teams.evaluator(), self._config.env.max_restarts)
         for team in self._services:
@@ -94,9 +102,9 @@ class RayRuntime:
         if self._plan.is_pipeline:
             self._begin_pipeline(self._wait_for_learner())
         elif self._resume:
-            self._start_actors(self._resume_counts(self._wait_for_learner()))
+            self._resume_from(self._wait_for_learner(), self._shards.standing())
         else:
-            self._start_actors(self._config.seed)
+            self._start_actors(self._config.seed, 0)
             self._wait_for_learner()
         seconds = RunDir(self._run_dir).trained_seconds() if self._resume else 0.0
         self._schedule.begin(self._env_steps, seconds)
@@ -106,6 +114,7 @@ class RayRuntime:
         self._polled = time.monotonic()
         self._mend()
         self._release_actors()
+        self._shards.snapshot_if_due()
         return self._status(self._evaluate())
 
     def evaluate_final(self, episodes: int, which: Which = "best") -> FinalEvaluation:
@@ -123,6 +132,7 @@ class RayRuntime:
             if checkpoint:
                 self._finish_training()
                 self._end_training()
+                self._shards.close()
         finally:
             for team in self._everyone():
                 team.kill()
@@ -132,7 +142,7 @@ class RayRuntime:
 
     # ----------------------------------------------------------------------------- beginning
 
-    def _start_actors(self, seed: int, first_incarnation: int = 0) -> None:
+    def _start_actors(self, seed: int, first_incarnation: int) -> None:
         self._actors = [
             self._teams.actor(index, seed, first_incarnation)
             for index in range(self._plan.num_actors)
@@ -147,12 +157,14 @@ class RayRuntime:
             time.sleep(_WAIT_SECONDS)
         return pulse
 
-    def _resume_counts(self, pulse: LearnerPulse) -> int:
-        """Lets the limiter go on from the learner's checkpoint; gives the actors' next seed."""
-        self._teams.services.limiter.load_state_dict.remote(pulse.counts)
-        self._env_steps = pulse.counts["env_steps"]
-        logger.warning(RESUMED, pulse.began_at)
-        return rank_seed(self._config.seed, 0, pulse.began_at)
+    def _resume_from(self, pulse: LearnerPulse, standing: Standing) -> None:
+        """Goes on from the learner's checkpoint and from what the shards have come back with."""
+        counts = counts_with(pulse.counts, standing)
+        self._teams.services.limiter.load_state_dict.remote(counts, standing.held_steps)
+        self._env_steps = counts["env_steps"]
+        logger.warning(RESUMED, pulse.began_at, standing.held_steps)
+        seed = rank_seed(self._config.seed, 0, pulse.began_at)
+        self._start_actors(seed, standing.next_incarnation)
 
     def _begin_pipeline(self, pulse: LearnerPulse) -> None:
         """Fills replay with what there is of experience, and lets actors collect the rest."""
@@ -195,16 +207,16 @@ class RayRuntime:
 
     def _revived(self, team: Team, last_counts: Mapping[str, int]) -> None:
         """Gives a process that Ray has started again what it has lost."""
+        (pulse,) = team.pulses
         if team.role == "shard" and self._plan.is_pipeline and not self._actors:
             logger.warning("a replay shard is filled again from %s", self._plan.experience)
             self._reload()  # what the others hold already, they drop
         elif team.role == "shard":
-            logger.error("a replay shard is empty now: what it held is lost")
+            tell_of_revival(pulse, self._plan.replay.durable)
         elif team.role == "limiter":
-            (pulse,) = team.pulses
             since = pulse.counts if pulse else {}
             counts = {name: count + since.get(name, 0) for name, count in last_counts.items()}
-            self._teams.services.limiter.load_state_dict.remote(counts)
+            self._teams.services.limiter.load_state_dict.remote(counts, self._held_steps)
         elif team.role == "server":
             self._rank_0.publish_again.remote()
 
@@ -247,6 +259,7 @@ class RayRuntime:
         # While their process is away, the counts stay as they were.
         self._env_steps = max(self._env_steps, int(metrics.get("limiter/env_steps", 0)))
         self._train_steps = int(metrics.get("learner/train_steps", self._train_steps))
+        self._held_steps = int(metrics.get("replay/steps", 0))
         reason = self._schedule.reason_to_end(self._env_steps, self._train_steps, evaluations)
         phase, reports = self._learner_news()
         pulse = self._newest_pulse

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from replay_service.checks import shard_capacity, shard_capacity_bytes, steps_before_training
+from replay_service.checks import steps_before_training
+from replay_service.make_shard import make_shard
 from wm_distributed.errors import ConfigError
 from wm_distributed.launch.plan import Plan, choose_device
 from wm_distributed.launch.ray_cluster import free_resources
@@ -57,6 +59,7 @@ CORES: dict[Role, float] = {
 _MAX_RESTARTS = 10  # of one process that is not an actor
 _MAX_LEARNER_RESTARTS = 3
 _PLACEMENT_SECONDS = 60.0
+_RECOVERY_SECONDS = 600.0  # a shard says nothing while it reads its log
 
 
 class RayTeams:
@@ -119,12 +122,15 @@ class RayTeams:
         options = self._options("shard", revived=True) | {"scheduling_strategy": "SPREAD"}
         shards = [
             create_shard(
-                specs,
-                shard_capacity(config.replay),
-                capacity_bytes=shard_capacity_bytes(config.replay),
-                index=index,
-                seed=config.seed,
-                ray_options=options,
+                partial(
+                    make_shard,
+                    specs,
+                    self._plan.replay,
+                    self._plan.replay_dir,
+                    index,
+                    seed=config.seed,
+                ),
+                options,
             )
             for index in range(config.replay.num_shards)
         ]
@@ -157,7 +163,7 @@ class RayTeams:
 
         return self._team("learner", 0, launch, max_restarts=_MAX_LEARNER_RESTARTS)
 
-    def actor(self, index: int, seed: int, first_incarnation: int = 0) -> Team:
+    def actor(self, index: int, seed: int, first_incarnation: int) -> Team:
         """One actor.
 
         Args:
@@ -172,18 +178,10 @@ class RayTeams:
         create = _remote(**options)(ActorWorker)
 
         def launch(incarnation: int) -> Sequence[Process]:
+            life = first_incarnation + incarnation
             log = self._log("actor", index)
             return [
-                _working(
-                    create.remote(
-                        self._plan,
-                        self.services,
-                        index,
-                        first_incarnation + incarnation,
-                        seed=seed,
-                        log=log,
-                    )
-                )
+                _working(create.remote(self._plan, self.services, index, life, seed=seed, log=log))
             ]
 
         return self._team(
@@ -249,7 +247,8 @@ class RayTeams:
 
             return [RayProcess(actor, ask, revived_by_ray=True)]
 
-        return self._team(role, index, launch, max_restarts=_MAX_RESTARTS)
+        patience = {"silent_seconds": _RECOVERY_SECONDS} if role == "shard" else {}
+        return self._team(role, index, launch, max_restarts=_MAX_RESTARTS, **patience)
 
     def _team(
         self,

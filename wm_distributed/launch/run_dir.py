@@ -14,6 +14,7 @@
         agent.mp4            the trained agent in its environment
         imagination.mp4      what the world model predicts, beside what happened
         checkpoints/         what ``resume`` and ``eval`` read
+        replay/              the log of what actors have stored, a directory a shard
         search/              the same of a population search, with its solution
         tensorboard/         event files
         log.txt              everything that the driver logged

@@ -59,7 +59,7 @@ def run(runtime: InlineRuntime) -> list[RunStatus]:
 
 def lasting(status: RunStatus) -> dict[str, float]:
     """The metrics that do not measure time or memory."""
-    timed = ("second", "_share", "cpu", "rss")
+    timed = ("second", "_share", "cpu", "rss", "loss_window")
     return {k: v for k, v in status.metrics.items() if not any(word in k for word in timed)}
 
 
@@ -128,20 +128,43 @@ def test_a_run_ends_at_its_limit_with_the_ratio_that_it_aimed_at(tmp_path: Path)
     assert sorted(set(roles)) == ["actor", "evaluator", "learner", "limiter", "server", "shard"]
 
 
-def test_a_resumed_run_goes_on_without_catching_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("replay", "held", "missing"),
+    [
+        ({}, 600, 0),
+        ({"num_shards": 1}, 600, 0),
+        ({"num_shards": 3}, 600, 0),
+        ({"capacity_steps": 400}, 400, 0),
+        ({"durable": False}, 0, 64),  # the minimum is awaited again, and not trained on
+    ],
+)
+def test_a_resumed_run_has_its_replay_and_does_not_catch_up(
+    replay: dict[str, Any], held: int, missing: int, tmp_path: Path
+) -> None:
     runtime = open_runtime(with_(counting_preset(), stop={"env_steps": 600}), tmp_path)
     before = run(runtime)[-1]
     runtime.stop(checkpoint=True)
 
-    config = with_(counting_preset(), stop={"env_steps": 1200})
+    config = with_(counting_preset(), stop={"env_steps": 1200}, replay=replay)
     runtime = open_runtime(config, tmp_path, resume=True)
-    after = run(runtime)[-1]
+    standing = sum(shard.standing().held_steps for shard in runtime._shards)
+    assert 0.9 * held <= standing <= held + 8
+    after = run(runtime)[-1]  # every sequence is checked by the trainable
     runtime.stop(checkpoint=False)
     assert after.env_steps >= 1200
+    assert after.metrics["replay/duplicate_chunks"] == 0
     assert after.metrics["learner/version"] > before.metrics["learner/version"]
-    # Trained steps of the 600 new environment steps, without the 64 that fill replay again.
+    # Trained steps of the 600 new environment steps, and of no others.
     trained = (after.train_steps - before.train_steps) * 4 * 6
-    assert trained == pytest.approx(4.0 * (600 - 64), abs=100)
+    assert trained == pytest.approx(4.0 * (600 - missing), abs=100)
+
+
+def test_a_run_that_begins_anew_forgets_what_lies_there(tmp_path: Path) -> None:
+    for _ in range(2):
+        runtime = open_runtime(with_(counting_preset(), stop={"env_steps": 100}), tmp_path)
+        assert runtime._shards[0].standing().held_steps == 0
+        run(runtime)
+        runtime.stop(checkpoint=False)
 
 
 def test_a_resumed_run_acts_in_other_episodes_than_at_its_beginning(

@@ -1,19 +1,26 @@
 """The replay service and the limiter in processes of their own, through real Ray."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
 
 from replay_service.client import ReplayClient
+from replay_service.make_shard import make_shard
 from replay_service.messages import Picks, SampleReply, SampleRequest
+from replay_service.shard import ReplayShard
 from replay_service.shared_rings import SharedReply
 from wm_distributed.api import DataSpec
+from wm_distributed.config import ReplayConfig
 from wm_distributed.errors import DeadlineError, ReplayError, WorkerDiedError
 from wm_distributed.launch.ray_cluster import RayCluster
 from wm_distributed.launch.ray_replay import (
@@ -30,6 +37,10 @@ OPTIONS = {"num_cpus": 0}
 SECONDS = 60.0
 
 
+def make(index: int = 0, options: dict[str, Any] = OPTIONS) -> Any:
+    return create_shard(partial(ReplayShard, [SPEC], 10_000, index=index), options)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
     cluster = RayCluster(None)
@@ -40,10 +51,7 @@ def _cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shards() -> list[RayShard]:
-    return [
-        RayShard(create_shard([SPEC], 10_000, index=index, ray_options=OPTIONS), index)
-        for index in range(2)
-    ]
+    return [RayShard(make(index), index) for index in range(2)]
 
 
 def chunk(env: int, number: int) -> SequenceChunk:
@@ -96,7 +104,7 @@ def test_near_shards_share_their_memory_and_far_ones_send_copies(shards: list[Ra
 
 
 def test_large_chunks_are_staged_once_the_shard_has_said_that_it_can_read_them() -> None:
-    shard = RayShard(create_shard([SPEC], 10_000, ray_options=OPTIONS), 0)
+    shard = RayShard(make(), 0)
     kinds: list[str] = []
     while kinds.count("_StagedPending") < 20:  # more than there are areas: they are used again
         assert len(kinds) < 500
@@ -116,7 +124,7 @@ def test_large_chunks_are_staged_once_the_shard_has_said_that_it_can_read_them()
 
 
 def test_a_shard_that_cannot_read_a_staged_chunk_counts_as_down() -> None:
-    shard = RayShard(create_shard([SPEC], 10_000, ray_options=OPTIONS), 0)
+    shard = RayShard(make(), 0)
     shard._staged._is_near = True  # as it was before the shard moved to another machine
     staged = shard.insert([chunk(0, 0)])
     staged.result(SECONDS)
@@ -167,7 +175,7 @@ def test_the_limiter_holds_whoever_is_ahead_in_its_own_process() -> None:
 
 def test_a_killed_shard_is_left_out_and_found_again_empty() -> None:
     options = OPTIONS | {"max_restarts": 1}
-    made = [create_shard([SPEC], 10_000, index=i, ray_options=options) for i in range(2)]
+    made = [make(i, options) for i in range(2)]
     shards = [RayShard(actor, index) for index, actor in enumerate(made)]
     client = ReplayClient(shards, SPEC, prefetch=1, timeout_seconds=SECONDS)
     client.insert([chunk(env, number) for number in range(5) for env in range(2)])
@@ -192,7 +200,7 @@ def test_a_killed_shard_is_left_out_and_found_again_empty() -> None:
 
 
 def test_a_dead_or_silent_process_is_reported_as_such() -> None:
-    actor = create_shard([SPEC], 10_000, ray_options=OPTIONS)
+    actor = make()
     shard = RayShard(actor, 7)
     with pytest.raises(DeadlineError, match=r"replay shard 7, stats: no answer in 0\.0 s"):
         shard.stats().result(0.0)
@@ -205,3 +213,45 @@ def test_a_dead_or_silent_process_is_reported_as_such() -> None:
 
     with pytest.raises(WorkerDiedError, match="replay shard 7, stats"):
         ask_until_it_is_dead()
+
+
+def test_a_killed_shard_comes_back_with_every_step_that_it_acknowledged(tmp_path: Path) -> None:
+    spec = DataSpec(batch_size=1, length=1)
+    config = ReplayConfig(num_shards=1, capacity_steps=10_000, segment_bytes=2**20)
+    options = OPTIONS | {"max_restarts": -1}
+    actor = create_shard(partial(make_shard, [spec], config, tmp_path, 0), options)
+    shard = RayShard(actor, 0)
+    ledger: set[int] = set()
+    deaths = 0
+    for number in range(60):
+        if number in (15, 30):
+            pid = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
+            os.kill(pid, signal.SIGKILL)
+        try:
+            receipt = shard.insert([chunk(0, number)]).result(SECONDS)
+        except WorkerDiedError:
+            deaths += 1
+            while not shard_answers(shard):
+                pass
+        else:
+            ledger |= set(range(10 * number, 10 * number + receipt.stored_steps))
+    assert deaths >= 2
+    everything = SampleRequest(spec.table, Picks(uniform=10_000), after=-1)
+    reply = ray.get(actor.sample.remote(everything))
+    held = reply.columns["number"].ravel().tolist()
+    assert ledger <= set(held)
+    assert len(held) == len(set(held))
+    images = reply.columns["obs/image"][:, 0]
+    np.testing.assert_array_equal(images[:, 0, 0, 0], np.array(held).astype(np.uint8))
+    stats = shard.stats().result(SECONDS)
+    assert stats["replay/recovered_steps"] > 250
+    assert stats["replay/log_damages"] == 0
+    ray.kill(actor)
+
+
+def shard_answers(shard: RayShard) -> bool:
+    try:
+        shard.stats().result(SECONDS)
+    except WorkerDiedError:
+        return False
+    return True

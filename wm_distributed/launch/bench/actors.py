@@ -7,6 +7,7 @@ second to second; the median of the turns' ratios counts.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ from actors.env_loop import EnvLoop
 from actors.random_policy import RandomPolicy
 from learners.parameter_server import ParameterServer
 from replay_service.client import ReplayClient
+from replay_service.shard import ReplayShard
 from wm_distributed.api import DataSpec
 from wm_distributed.config import EnvConfig
 from wm_distributed.envs import make_vector_env
@@ -51,7 +53,7 @@ def run() -> list[BenchResult]:
 def _measure(config: EnvConfig) -> BenchResult:
     options = {"num_cpus": 0}
     shards = [
-        create_shard([_SPEC], _SHARD_STEPS, index=index, ray_options=options)
+        create_shard(partial(ReplayShard, [_SPEC], _SHARD_STEPS, index=index), options)
         for index in range(_NUM_SHARDS)
     ]
     limiter = create_limiter(None, 1, num_inserting=1, num_sampling=1, ray_options=options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,9 @@ def run() -> list[BenchResult]:
 def _through_ray() -> list[BenchResult]:
     options: dict[str, Any] = {"num_cpus": 0}
     shards = [
-        RayShard(create_shard([_SPEC], _SHARD_STEPS, index=index, ray_options=options), index)
+        RayShard(
+            create_shard(partial(ReplayShard, [_SPEC], _SHARD_STEPS, index=index), options), index
+        )
         for index in range(_NUM_SHARDS)
     ]
     remote: Any = ray.remote(_Writer)
