@@ -10,7 +10,22 @@ from replay_service.messages import Holding, Picks, PriorityUpdate, Sequences, S
 from replay_service.rings import Layout
 from wm_distributed.api import SelectorSpec
 from wm_distributed.errors import ReplayError
-from wm_distributed.types import Array, Columns, ReplayUpdate, SequenceBatch, StepAddresses
+from wm_distributed.types import (
+    Array,
+    Columns,
+    ReplayUpdate,
+    SequenceBatch,
+    StepAddresses,
+    StreamId,
+)
+
+
+def home_shard(stream: StreamId, num_shards: int) -> int:
+    """Where a stream goes, as long as that shard answers.
+
+    Spreads evenly both many environments in one actor and one in each of many.
+    """
+    return (stream.actor + stream.env) % num_shards
 
 
 def spread(

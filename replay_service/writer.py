@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from replay_service.group import ShardGroup
 from replay_service.messages import InsertReceipt
+from replay_service.routing import home_shard
 from wm_distributed.api import Pending
 from wm_distributed.errors import WorkerDiedError
 from wm_distributed.types import SequenceChunk, StreamId
@@ -52,10 +53,8 @@ class ChunkWriter:
             self._settle()
 
     def _route(self, stream: StreamId, live: list[int]) -> int:
-        # Spreads evenly both many environments in one actor and one in each of many.
-        number = stream.actor + stream.env
-        home = number % len(self._group)
-        return home if home in live else live[number % len(live)]
+        home = home_shard(stream, len(self._group))
+        return home if home in live else live[(stream.actor + stream.env) % len(live)]
 
     def _settle_answered(self) -> None:
         """Notices errors soon, but not at every insert: over Ray asking costs as much as that."""

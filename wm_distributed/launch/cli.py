@@ -111,6 +111,17 @@ def bench(argv: list[str]) -> int:
     return _call(run_benchmark, "bench", argv)
 
 
+def replay(argv: list[str]) -> int:
+    """Inspects, exports and imports what a run's replay has stored."""
+    from wm_distributed.launch.replay_command import ACTIONS
+
+    if not argv or argv[0] in ("-h", "--help"):
+        return _explain("replay", f"{'|'.join(ACTIONS)} RUN_DIR …", argv)
+    if argv[0] not in ACTIONS:
+        raise UnknownNameError("action of replay", argv[0], ACTIONS)
+    return _call(ACTIONS[argv[0]], f"replay {argv[0]}", argv[1:])
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "search": search,
@@ -118,6 +129,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "eval": evaluate,
     "status": status,
     "list": list_names,
+    "replay": replay,
     "bench": bench,
 }
 
