@@ -8,9 +8,12 @@ import pytest
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "replay.md"
 
 
-def test_the_programs_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_programs_of_the_page_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     programs = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(programs) == 2
+    assert len(programs) == 3
     statements = [
         line
         for line in programs[0].splitlines()
@@ -20,4 +23,5 @@ def test_the_programs_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> Non
     names: dict[str, object] = {}
     for program in programs:
         exec(compile(program, PAGE.name, "exec"), names)
-    assert capsys.readouterr().out == "(16, 64, 64, 64, 3)\n"
+    stored = "StreamId(actor=0, incarnation=0, env=0) 32\n"
+    assert capsys.readouterr().out == f"(16, 64, 64, 64, 3)\n{stored}"
