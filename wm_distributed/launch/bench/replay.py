@@ -63,17 +63,17 @@ def _through_ray() -> list[BenchResult]:
         )
         for index in range(_NUM_SHARDS)
     ]
-    remote: Any = ray.remote(_Writer)
+    remote: Any = ray.remote(Writer)
     start_writer = remote.options(**options).remote
     writers = [start_writer(shards, number) for number in range(_NUM_WRITERS)]
     for _ in range(3):  # until the rings are full
-        at_full_speed = sum(ray.get(_write(writers, _FILL_SECONDS, 1e9)))
+        at_full_speed = sum(ray.get(write(writers, _FILL_SECONDS, 1e9)))
     client, copy = ReplayClient(shards, _SPEC, prefetch=_PREFETCH), _bare_copy()
     copying, sampling, meanwhile, inserting = [], [], [], []
     for _ in range(_ROUNDS):
         copying.append(_calls_per_second(copy))
         sampling.append(_calls_per_second(client.sample))
-        writing = _write(writers, 1.5 * _ROUND_SECONDS, 1.05 * _STEPS_PER_SECOND)
+        writing = write(writers, 1.5 * _ROUND_SECONDS, 1.05 * _STEPS_PER_SECOND)
         meanwhile.append(_calls_per_second(client.sample))
         inserting.append(sum(ray.get(writing)))
     return [
@@ -111,7 +111,7 @@ def _through_ray() -> list[BenchResult]:
     ]
 
 
-class _Writer:
+class Writer:
     """An actor process that does nothing but insert."""
 
     def __init__(self, shards: Sequence[RayShard], number: int) -> None:
@@ -145,7 +145,7 @@ class _Writer:
         return written / (time.perf_counter() - begin)
 
 
-def _write(writers: Sequence[Any], seconds: float, steps_per_second: float) -> list[Any]:
+def write(writers: Sequence[Any], seconds: float, steps_per_second: float) -> list[Any]:
     """Starts all writers; the references give each one's steps per second."""
     each = steps_per_second / len(writers)
     return [writer.write.remote(seconds, each) for writer in writers]
