@@ -14,7 +14,7 @@ PYTHON ?=
 VENV ?= .venv
 PRESET ?= dreamer-cartpole
 ARGS ?=
-BENCHES ?= replay actors learner weights system
+BENCHES ?= replay actors learner weights system search
 PYTEST_ARGS ?=
 TORCH_INDEX ?=
 

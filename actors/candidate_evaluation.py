@@ -22,7 +22,7 @@ import numpy as np
 from actors.actions import executable_action
 from actors.episode_slots import EpisodeSlots, blank_action
 from actors.episodes import EpisodeTracker
-from wm_distributed.api import CandidatePolicy, TaskSource
+from wm_distributed.api import CandidatePolicy, SupportsStats, TaskSource
 from wm_distributed.config import EpisodeLimits
 from wm_distributed.timing import WorkMeter
 from wm_distributed.types import Array, CandidateTask, EnvStep, EpisodeResult
@@ -129,9 +129,11 @@ class CandidateEvaluator:
         return bool(finished)
 
     def stats(self) -> dict[str, float]:
-        """Metrics under ``evaluator/``, of the time since the last call."""
+        """Metrics under ``evaluator/``, and the policy's own, of the time since the last call."""
         rate, shares = self._meter.read()
         stats = {"evaluator/decisions_per_second": rate}
+        if isinstance(self._policy, SupportsStats):
+            stats |= self._policy.stats()
         return stats | {f"evaluator/{name}_share": share for name, share in shares.items()}
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """The one table of metric names. A role reports plain dictionaries under these names.
 
-Losses and world-model health figures of a family are reported under ``train/`` and ``report/``
-with names of the family's choosing; everything that the system itself measures stands here, so
-that dashboards and alerts are made from the same table.
+Losses, world-model health figures and where a policy's time goes are reported under ``train/``,
+``report/`` and ``policy/`` with names of the family's choosing; everything that the system itself
+measures stands here, so that dashboards and alerts are made from the same table.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FREE_PREFIXES = ("train/", "report/")
+FREE_PREFIXES = ("train/", "report/", "policy/")
 
 
 @dataclass(frozen=True)

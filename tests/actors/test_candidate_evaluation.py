@@ -234,3 +234,30 @@ def test_an_episode_is_given_up_after_so_many_decisions_without_a_reward() -> No
         evaluator = CandidateEvaluator(slots, StoredActions(), EpisodeLimits(patience=3))
         (result,) = evaluate(evaluator, [(task(0, 101), np.zeros(2))]).values()
         assert (result.episode_return, result.length) == expected
+
+
+def test_a_policy_that_says_where_its_time_goes_is_heard() -> None:
+    class Telling(StoredActions):
+        def stats(self) -> dict[str, float]:
+            return {"policy/vision_share": 0.25}
+
+    slots = EpisodeSlots(partial(CountingVectorEnv, 1), 2, SPACES)
+    stats = CandidateEvaluator(slots, Telling()).stats()
+    assert stats["policy/vision_share"] == 0.25
+    assert "evaluator/env_share" in stats
+
+
+def test_it_tells_how_long_the_environments_have_kept_it_waiting() -> None:
+    seen = []
+
+    class Slow(CountingVectorEnv):
+        def reset(self) -> EnvStep:
+            seen.append(evaluator.busy_seconds)
+            return super().reset()
+
+    evaluator = make_evaluator(1, lambda seed: Slow(1, seed))
+    assert evaluator.busy_seconds == 0.0
+    evaluate(evaluator, make_tasks(1))
+    assert len(seen) == 1
+    assert seen[0] > 0.0
+    assert evaluator.busy_seconds == 0.0

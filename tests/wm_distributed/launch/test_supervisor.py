@@ -206,3 +206,22 @@ def test_the_duration_of_a_recovery_lasts_until_the_successor_is_ready() -> None
     bench.team.poll()
     assert len(told) == 1
     assert bench.team.recovery_seconds == pytest.approx(pause + 4.0)
+
+
+def test_a_renewed_process_is_no_restart_and_what_it_counted_stays() -> None:
+    launched: list[FakeProcess] = []
+
+    def launch(incarnation: int) -> Sequence[Process]:
+        launched.append(FakeProcess(len(launched)))
+        return launched[-1:]
+
+    team = Team("evaluator", 0, launch, Patience(max_restarts=0), rng=random.Random(0))
+    team.start()
+    launched[0].answer = Pulse(node="here", pid=0, stats={"run/cpu_seconds": 7.0})
+    team.poll()
+    team.renew()
+    team.poll()
+    assert [process.killed for process in launched] == [True, False]
+    assert team.restarts == 0
+    assert team.lost_counters() == {"run/cpu_seconds": 7.0}
+    assert team.statuses()[0].pid == 1

@@ -15,6 +15,7 @@ from wm_distributed.families.world_models.memory import MemoryState
 from wm_distributed.families.world_models.model import ActingModel
 from wm_distributed.families.world_models.rows import fill_rows, round_up
 from wm_distributed.families.world_models.vision import sample_latent, to_pixels
+from wm_distributed.timing import WorkMeter
 from wm_distributed.types import ActMode, Array, Columns, EnvStep, Weights
 from wm_distributed.weights import unpack_weights
 
@@ -51,6 +52,7 @@ class WorldModelsPolicy:
         self._generator = torch.Generator().manual_seed(seed)
         self._assigned = torch.zeros(0, self.num_parameters)  # (N′ or more, P)
         self._rngs: dict[int, np.random.Generator] = {}
+        self._meter = WorkMeter("vision", "controller", "memory")
         self.version = 0
 
     @property
@@ -100,14 +102,17 @@ class WorldModelsPolicy:
     ) -> tuple[Array, PolicyState, Columns]:
         model, num_envs = self._model, len(is_first)
         images = torch.from_numpy(np.ascontiguousarray(step.obs[model.image_key]))
-        mean, log_var = model.encoder(to_pixels(images))
-        parts = (mean, log_var, self._noise(num_envs))
-        filled = [fill_rows(part, round_up(num_envs)) for part in parts]
-        latent, is_first = sample_latent(*filled), fill_rows(is_first, round_up(num_envs))
-        memory = state.memory.reset(is_first)
-        action = model.actions.to_env(self._outputs(model.controller.features(latent, memory)))
-        inputs = model.memory.inputs(latent, model.actions.to_input(action), is_first)
-        state = state._replace(memory=model.memory.step(inputs, memory))
+        with self._meter.measure("vision"):
+            mean, log_var = model.encoder(to_pixels(images))
+        with self._meter.measure("controller"):
+            parts = (mean, log_var, self._noise(num_envs))
+            filled = [fill_rows(part, round_up(num_envs)) for part in parts]
+            latent, is_first = sample_latent(*filled), fill_rows(is_first, round_up(num_envs))
+            memory = state.memory.reset(is_first)
+            action = model.actions.to_env(self._outputs(model.controller.features(latent, memory)))
+        with self._meter.measure("memory"):
+            inputs = model.memory.inputs(latent, model.actions.to_input(action), is_first)
+            state = state._replace(memory=model.memory.step(inputs, memory))
         return action[:num_envs].numpy(), state, _columns(mean, log_var)
 
     def _explore(self, state: PolicyState, is_first: Tensor) -> tuple[Array, PolicyState, Columns]:
@@ -139,6 +144,11 @@ class WorldModelsPolicy:
             raise ConfigError(f"no controller was assigned to the environments {sorted(missing)}")
         rows = [self._rngs[env].standard_normal(size, np.float32) for env in range(num_envs)]
         return torch.from_numpy(np.stack(rows))
+
+    def stats(self) -> dict[str, float]:
+        """Shares of the time since the last call that V, C and M take, under ``policy/``."""
+        _, shares = self._meter.read()
+        return {f"policy/{name}_share": share for name, share in shares.items()}
 
     def load_weights(self, weights: Weights) -> None:
         unpack_weights(weights.buffer, self._model.state_dict())
