@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _GROUP_SECONDS = 120.0  # for all ranks to join, and for each reduction between them
 _ANSWER_SECONDS = 30.0
+_COLLECTION_SECONDS = 1.0  # between looks at how much has been collected
 
 StoreAddress = tuple[str, int]
 Begin = Literal["anew", "resume", "newest if any"]
@@ -126,6 +127,7 @@ class LearnerWorker:
         else:
             learner.start()
         self._learner = learner
+        self._await_collection()
         learner.run(self._stop.is_set)
         learner.finish()
         self._finished = learner.finished
@@ -213,6 +215,13 @@ class LearnerWorker:
             seed_rank(plan.config.seed, self._rank, 0)
         self._began_at = learner.train_steps
         return learner
+
+    def _await_collection(self) -> None:
+        """Waits, however long, until what a pipeline trains on is in replay."""
+        aim = self._plan.collected_steps() or 0
+        while aim and self._read_counts().get("env_steps", 0) < aim:
+            if self._stop.wait(_COLLECTION_SECONDS):
+                break
 
     def _make_reader(self, phase: Phase) -> ReplayReader:
         config = self._plan.config
