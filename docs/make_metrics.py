@@ -12,6 +12,7 @@ PAGE = Path(__file__).with_name("metrics.md")
 MARK = "<!-- From here on written by docs/make_metrics.py -->\n"
 TITLES = {
     "actor": "Actors",
+    "gateway": "The gateway",
     "replay": "Replay shards",
     "limiter": "The replay ratio",
     "learner": "Learners",

@@ -68,6 +68,15 @@ def test_the_environment_of_the_page_trains(elsewhere: Path) -> None:
     assert (elsewhere / "run" / "agent.mp4").exists()
 
 
+def test_the_gateway_s_client_is_fifty_lines_that_need_a_socket_and_msgpack_alone() -> None:
+    (client, _) = re.findall(
+        r"^```python\n(.*?)^```", (DOCS / "gateway.md").read_text(), re.M | re.S
+    )
+    assert len(client.splitlines()) <= 50
+    imported = re.findall(r"^(?:import|from) (\S+)", client, re.M)
+    assert imported == ["os", "socket", "struct", "msgpack"]
+
+
 def test_the_metrics_page_is_in_step_with_the_table() -> None:
     spec = importlib.util.spec_from_file_location("make_metrics", DOCS / "make_metrics.py")
     assert spec is not None

@@ -93,6 +93,33 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GatewayConfig:
+    """A TCP server by which simulators outside the run act in it, or insert into its replay."""
+
+    port: int | None = None
+    """TCP port on the driver's machine; none: no gateway."""
+    host: str = "127.0.0.1"
+    """Address to listen at. Anything beyond this machine, such as 0.0.0.0, needs a token."""
+    token_file: str | None = None
+    """File with the token that clients must know; none: the environment variable
+    WM_DISTRIBUTED_GATEWAY_TOKEN, or on this machine alone no token."""
+    max_streams: int = 16
+    """Simulators of all clients together. Training begins a little later for each."""
+    read_timeout_seconds: float = 60.0
+    """A client whose next message is not there by then is disconnected."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError if a value is out of range."""
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise ConfigError(f"gateway.port must be from 1 to 65535, got {self.port}")
+        if self.max_streams < 1 or self.read_timeout_seconds <= 0:
+            raise ConfigError(
+                "gateway.max_streams must be at least 1 and gateway.read_timeout_seconds positive, "
+                f"got {self.max_streams} and {self.read_timeout_seconds}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LearnerConfig:
     """Processes that train."""
 
@@ -322,12 +349,19 @@ class RunConfig(Generic[FamilyConfigT]):
     env: EnvConfig = field(default_factory=EnvConfig)
     actors: ActorConfig = field(default_factory=ActorConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    @property
+    def num_streams(self) -> int:
+        """Environments that fill replay at the same time, those of the gateway's clients too."""
+        outside = 0 if self.gateway.port is None else self.gateway.max_streams
+        return self.actors.num_actors * self.actors.envs_per_actor + outside
 
     def __post_init__(self) -> None:
         """Checks what can be checked without the family.
@@ -336,7 +370,6 @@ class RunConfig(Generic[FamilyConfigT]):
             ConfigError: A value is out of range, naming the field and what is allowed.
         """
         positive = {
-            "actors.num_actors": self.actors.num_actors,
             "actors.envs_per_actor": self.actors.envs_per_actor,
             "actors.chunk_steps": self.actors.chunk_steps,
             "replay.num_shards": self.replay.num_shards,
@@ -351,6 +384,11 @@ class RunConfig(Generic[FamilyConfigT]):
         for name, value in positive.items():
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+        fewest = 1 if self.gateway.port is None else 0  # all simulators may be outside
+        if self.actors.num_actors < fewest:
+            raise ConfigError(
+                f"actors.num_actors must be at least {fewest}, got {self.actors.num_actors}"
+            )
         if self.replay.ratio is not None and self.replay.ratio <= 0:
             raise ConfigError(
                 f"replay.ratio must be positive, or none for no limit, got {self.replay.ratio}"

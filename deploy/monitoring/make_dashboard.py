@@ -22,7 +22,7 @@ FIRST_ROWS: dict[str, dict[str, str]] = {
         "Memory of each machine": f"sum by (node) (wm_run_rss_bytes{{{RUN}}})",
     },
     "Is it learning": {
-        "Return": f'{{__name__=~"wm_(actor|eval)_return_mean|wm_search_best_mean", {RUN}}}',
+        "Return": f'{{__name__=~"wm_(actor|gateway|eval)_return_mean|wm_search_best_mean", {RUN}}}',
         "Losses": f'{{__name__=~"wm_train_(.+_)?loss(_.+)?", {RUN}}}',
         "Entropy of the policy": f'{{__name__=~"wm_train_.*entropy", {RUN}}}',
     },

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from wm_distributed.config import ActorConfig, ReplayConfig, RunConfig, SearchConfig, StopConfig
+from wm_distributed.config import (
+    ActorConfig,
+    GatewayConfig,
+    ReplayConfig,
+    RunConfig,
+    SearchConfig,
+    StopConfig,
+)
 from wm_distributed.errors import ConfigError, UnknownNameError
 from wm_distributed.families import load_family
 
@@ -15,6 +22,29 @@ BASE: RunConfig[None] = RunConfig(family="dreamer", model=None)
 def test_counts_below_one_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"actors\.num_actors must be at least 1, got 0"):
         replace(BASE, actors=ActorConfig(num_actors=0))
+
+
+def test_a_gateway_s_streams_count_and_may_be_all_there_are() -> None:
+    outside = GatewayConfig(port=4777, max_streams=3)
+    assert replace(BASE, gateway=outside).num_streams == 2 * 4 + 3
+    assert replace(BASE, gateway=GatewayConfig(max_streams=3)).num_streams == 2 * 4
+    assert replace(BASE, gateway=outside, actors=ActorConfig(num_actors=0)).num_streams == 3
+    with pytest.raises(ConfigError, match=r"actors\.num_actors must be at least 0, got -1"):
+        replace(BASE, gateway=outside, actors=ActorConfig(num_actors=-1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"port": 0}, "gateway.port must be from 1 to 65535, got 0"),
+        ({"port": 65536}, "got 65536"),
+        ({"max_streams": 0}, "max_streams must be at least 1"),
+        ({"read_timeout_seconds": 0.0}, "read_timeout_seconds positive"),
+    ],
+)
+def test_a_gateway_out_of_range_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        GatewayConfig(**wrong)
 
 
 def test_a_ratio_must_be_positive() -> None:

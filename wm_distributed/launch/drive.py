@@ -49,6 +49,8 @@ def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Co
     ):
         if recorder.endpoint:
             progress.note(f"metrics: http://localhost:{recorder.endpoint.port}/metrics")
+        if config.gateway.port is not None:
+            progress.note(f"gateway: {config.gateway.host}, port {config.gateway.port}")
         run = _Run(config, run_dir, runtime, history, progress, recorder)
         interrupts = Interrupts(progress.note)
         with interrupts.installed():

@@ -64,6 +64,7 @@ def _for_evaluation(config: RunConfig[Any]) -> RunConfig[Any]:
     return replace(
         config,
         actors=replace(config.actors, num_actors=1, envs_per_actor=1),
+        gateway=replace(config.gateway, port=None),
         learner=replace(config.learner, num_ranks=1, device="cpu", compile=False),
         runtime=replace(config.runtime, kind="inline", ray_address=None, metrics_port=None),
     )

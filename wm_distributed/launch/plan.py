@@ -37,6 +37,7 @@ from wm_distributed.seeding import policy_seed, rank_seed, seed_everything, trai
 from wm_distributed.threads import available_cpus, configure_threads, share_of_cpus
 
 if TYPE_CHECKING:
+    from actors.gateway.server import GatewayServer
     from learners.learner import Learner
     from wm_distributed.checkpoint import Checkpointer
     from wm_distributed.collective import Collective
@@ -161,7 +162,7 @@ class Plan:
     @property
     def num_streams(self) -> int:
         """Environments that fill replay at the same time."""
-        return self.config.actors.num_actors * self.config.actors.envs_per_actor
+        return self.config.num_streams
 
     def open_env(
         self, num_envs: int, seed: int, *, evaluation: bool = False, render: bool = False
@@ -214,6 +215,42 @@ class Plan:
             chunk_steps=self.config.actors.chunk_steps,
             max_restarts=self.config.env.max_restarts,
             step_timeout_seconds=self.config.env.step_timeout_seconds,
+        )
+
+    def build_gateway(
+        self,
+        incarnation: int,
+        writer: ReplayWriter,
+        limiter: RateLimiter,
+        weights: WeightsSource,
+        *,
+        token: str,
+        seed: int,
+    ) -> GatewayServer:
+        """Makes the gateway's server.
+
+        Args:
+            incarnation: How often its process has been restarted.
+            writer: Where its clients' chunks go.
+            limiter: What holds them back.
+            weights: Where it gets weights.
+            token: What clients must know.
+            seed: The run's, or another one after a resume.
+        """
+        from actors.gateway.server import GatewayServer
+
+        config = self.config
+        return GatewayServer(
+            self.spaces,
+            # Its policy comes after those of the actors.
+            self.build_policy(policy_seed(seed, config.actors.num_actors, incarnation)),
+            writer,
+            limiter,
+            weights,
+            token=token,
+            chunk_steps=config.actors.chunk_steps,
+            max_streams=config.gateway.max_streams,
+            read_timeout_seconds=config.gateway.read_timeout_seconds,
         )
 
     def build_trainable(self, device: str, collective: Collective) -> Trainable:

@@ -13,6 +13,7 @@ from wm_distributed.api import EnvSpaces, FamilySpec, Phase
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, RunDirError
 from wm_distributed.families import load_family
+from wm_distributed.launch.gateway_token import read_token
 from wm_distributed.launch.plan import Plan
 from wm_distributed.seeding import training_seed
 
@@ -30,6 +31,7 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
     family = load_family(config.family)
     _check_model(family, config)
     _check_phases(family, config)
+    _check_gateway(family, config)
     _check_writable(run_dir)
     spaces = _try_environment(config)
     if family.check is not None:
@@ -66,7 +68,6 @@ def _check_phases(family: FamilySpec, config: RunConfig[Any]) -> None:
         else:
             _check_training(family, phase, config.learner.num_ranks)
     specs = [phase.data for phase in phases if phase.data is not None]
-    streams = config.actors.num_actors * config.actors.envs_per_actor
     if not specs and (config.stop.env_steps, config.stop.train_steps) != (None, None):
         raise ConfigError(
             f"stop.env_steps {config.stop.env_steps} and stop.train_steps "
@@ -74,7 +75,19 @@ def _check_phases(family: FamilySpec, config: RunConfig[Any]) -> None:
             "search.max_episodes or stop.wall_seconds instead"
         )
     if specs:
-        check_tables(config.replay, specs, streams)
+        check_tables(config.replay, specs, config.num_streams)
+
+
+def _check_gateway(family: FamilySpec, config: RunConfig[Any]) -> None:
+    if config.gateway.port is None:
+        return
+    phases = family.phases(config.model)
+    if config.runtime.kind != "ray" or all(phase.data is None for phase in phases):
+        raise ConfigError(
+            f"gateway.port {config.gateway.port}: a gateway needs runtime.kind ray and a family "
+            f"that trains on replay, got {config.runtime.kind!r} and family {family.name!r}"
+        )
+    read_token(config.gateway)
 
 
 def _check_training(family: FamilySpec, phase: Phase, num_ranks: int) -> None:

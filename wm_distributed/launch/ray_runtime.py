@@ -147,6 +147,8 @@ class RayRuntime:
             self._teams.actor(index, seed, first_incarnation)
             for index in range(self._plan.num_actors)
         ]
+        if self._config.gateway.port is not None:
+            self._actors.append(self._teams.gateway(seed))
         for team in self._actors:
             team.start()
 

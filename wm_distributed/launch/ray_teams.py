@@ -9,6 +9,7 @@ role        cores  why
 actor       0.5    held by the replay ratio part of the time
 learner     0.5    uses what is left on a CPU; one GPU each where there are GPUs
 evaluator   0.25   works now and then
+gateway     0      goes where the driver is, even if that machine offers no cores
 shard       0.1    copies memory for a few milliseconds a batch
 limiter     0      counts
 server      0      hands out references
@@ -25,13 +26,18 @@ from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from replay_service.checks import steps_before_training
 from replay_service.make_shard import make_shard
 from wm_distributed.errors import ConfigError
+from wm_distributed.launch.gateway_token import read_token
 from wm_distributed.launch.plan import Plan, choose_device
 from wm_distributed.launch.ray_cluster import free_resources
+from wm_distributed.launch.ray_gateway import GatewayWorker
 from wm_distributed.launch.ray_handles import RayProcess
 from wm_distributed.launch.ray_learner import Begin, LearnerWorker
 from wm_distributed.launch.ray_replay import create_limiter, create_shard
@@ -52,6 +58,7 @@ CORES: dict[Role, float] = {
     "actor": 0.5,
     "learner": 0.5,
     "evaluator": 0.25,
+    "gateway": 0.0,
     "shard": 0.1,
     "limiter": 0.0,
     "server": 0.0,
@@ -137,7 +144,7 @@ class RayTeams:
         limiter = create_limiter(
             config.replay.ratio,
             steps_before_training(config.replay, specs, self._plan.num_streams),
-            num_inserting=config.actors.num_actors,
+            num_inserting=config.actors.num_actors + 1,  # the gateway
             num_sampling=config.learner.num_ranks,
             collection=self._plan.collected_steps(),
             ray_options=self._options("limiter", revived=True),
@@ -191,6 +198,27 @@ class RayTeams:
             max_restarts=self._config.actors.max_restarts,
             hung_seconds=self._config.env.step_timeout_seconds,
         )
+
+    def gateway(self, seed: int) -> Team:
+        """The gateway, on the driver's machine, whose address clients know.
+
+        Raises:
+            ConfigError: Its token cannot be read.
+        """
+        token = read_token(self._config.gateway)
+        node = ray.get_runtime_context().get_node_id()
+        options = self._options("gateway") | {
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+            "concurrency_groups": {"work": 1, "watch": 1},
+        }
+        create = _remote(**options)(GatewayWorker)
+        log = self._log("gateway", 0)
+
+        def launch(incarnation: int) -> Sequence[Process]:
+            parts = (self._plan, self.services, incarnation)
+            return [_working(create.remote(*parts, token=token, seed=seed, log=log))]
+
+        return self._team("gateway", 0, launch, max_restarts=self._config.actors.max_restarts)
 
     def evaluator(self) -> Team:
         """The evaluator."""

@@ -28,7 +28,7 @@ from wm_distributed.types import Array, EpisodeResult
 if TYPE_CHECKING:
     from learners.population import GenerationRecord
 
-Role = Literal["actor", "shard", "limiter", "learner", "server", "evaluator", "search"]
+Role = Literal["actor", "gateway", "shard", "limiter", "learner", "server", "evaluator", "search"]
 Which = Literal["newest", "best"]
 Health = Literal["starting", "running", "hung", "restarting", "dead"]
 

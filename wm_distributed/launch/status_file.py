@@ -29,6 +29,10 @@ RATES: dict[str, tuple[tuple[str, str, float], ...]] = {
         ("actor/env_steps_per_second", " steps/s", 1),
         ("actor/wait_share", "% waiting", 100),
     ),
+    "gateway": (
+        ("gateway/env_steps_per_second", " steps/s", 1),
+        ("gateway/clients", " clients", 1),
+    ),
     "shard": (
         ("replay/steps", " steps", 1),
         ("replay/inserted_steps", " in/s", 1),
