@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from wm_distributed.launch.history import History, sparkline
 from wm_distributed.launch.runtime import RunStatus
 
@@ -25,7 +23,7 @@ def search_rows(history: History, status: RunStatus) -> list[tuple[str, str]]:
         ("episodes", f"{episodes}, {rate:,.3g}/s, {status.env_steps:,} decisions"),
         ("population", _population(status) + "  " + sparkline(history.generation_returns)),
         ("mean, held out", _held_out(history, status)),
-        ("sigma", f"{metrics.get('search/sigma', math.nan):.3g}"),
+        ("sigma", _sigma(status)),
         ("evaluators", _shares(status)),
     ]
 
@@ -39,7 +37,7 @@ def search_line(history: History, status: RunStatus) -> list[str]:
         f"episodes {metrics['search/evaluations']:,.0f} ({rate:,.3g}/s)",
         f"population {_population(status)}",
         f"held out {_held_out(history, status)}",
-        f"sigma {metrics.get('search/sigma', math.nan):.3g}",
+        f"sigma {_sigma(status)}",
         f"evaluators: {_shares(status)}",
     ]
 
@@ -51,6 +49,11 @@ def _population(status: RunStatus) -> str:
         return "the first is under way"
     spread = f"{metrics['search/return_mean']:.1f} ± {metrics['search/return_std']:.1f}"
     return f"{spread}, best {metrics['search/return_max']:.1f}"
+
+
+def _sigma(status: RunStatus) -> str:
+    sigma = status.metrics.get("search/sigma")
+    return "–" if sigma is None else f"{sigma:.3g}"
 
 
 def _held_out(history: History, status: RunStatus) -> str:
