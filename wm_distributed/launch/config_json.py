@@ -1,8 +1,7 @@
 """Configurations as JSON and back, by their dataclasses' types; reading never runs code.
 
-Reading is strict in both directions: a field that the dataclass does not have, or one that the
-file does not have, is an error that names it. A run that silently took a default for a setting
-that it never had would not be the run that was saved.
+A field that the dataclass does not have is an error that names it. One that the file does not have,
+because the version that saved it had none, gets its default, and that is said.
 """
 
 from __future__ import annotations
@@ -10,14 +9,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import logging
 import types
 import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from wm_distributed.api import FamilySpec
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError
 from wm_distributed.families import load_family
+
+logger = logging.getLogger(__name__)
 
 
 def config_to_json(config: RunConfig[Any]) -> str:
@@ -33,7 +37,8 @@ def config_from_json(text: str, where: str) -> tuple[RunConfig[Any], FamilySpec]
         where: Name of the file, for messages.
 
     Raises:
-        ConfigError: Not JSON, an unknown, missing or wrongly typed field, or an impossible value.
+        ConfigError: Not JSON, an unknown or wrongly typed field, a missing one that has no
+            default, or an impossible value.
         UnknownNameError: The family is not known.
     """
     try:
@@ -95,23 +100,33 @@ def _decode_dataclass(hint: Any, value: Any, path: str) -> Any:
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     prefix = f"{path}." if path else ""
-    _check_names(set(fields), set(value), prefix)
+    _check_names(fields, set(value), prefix)
     decoded = {}
-    for name in fields:
+    for name in (name for name in fields if name in value):
         kind = hints[name]
         kind = parameters[kind] if isinstance(kind, TypeVar) else kind
         decoded[name] = decode(kind, value[name], prefix + name)
     return cls(**decoded)
 
 
-def _check_names(expected: set[str], found: set[str], prefix: str) -> None:
-    """Raises ConfigError that names every unknown field, with near matches, and missing one."""
-    problems = []
+def _check_names(fields: Mapping[str, Field[Any]], found: set[str], prefix: str) -> None:
+    """Names every field that is unknown, with near matches, or missing.
+
+    A missing one that has a default is only warned of: an earlier version may have saved the file.
+
+    Raises:
+        ConfigError: There is an unknown one, or a missing one without a default.
+    """
+    problems, expected = [], set(fields)
     for name in sorted(found - expected):
         near = difflib.get_close_matches(name, sorted(expected), n=1)
         hint = f" (did you mean {prefix}{near[0]}?)" if near else ""
         problems.append(f"unknown field {prefix}{name}{hint}")
-    problems += [f"field {prefix}{name} is missing" for name in sorted(expected - found)]
+    for name in sorted(expected - found):
+        if fields[name].default is MISSING and fields[name].default_factory is MISSING:
+            problems.append(f"field {prefix}{name} is missing")
+        else:
+            logger.warning("field %s%s is missing and gets its default", prefix, name)
     if problems:
         raise ConfigError("; ".join(problems))
 

@@ -45,7 +45,7 @@ def test_options_of_the_environment_come_back_as_they_were() -> None:
     ("fields", "message"),
     [
         ({"actors__num_actor": 3}, r"unknown field actors\.num_actor \(did you mean actors\.num"),
-        ({"actors__num_actors": None}, r"field actors\.num_actors is missing"),
+        ({"model": None}, r"field model is missing"),
         ({"model__learning_rat": 1.0}, r"unknown field model\.learning_rat \(did you mean model"),
         ({"seed": "0"}, r"seed must be int, got '0'"),
         ({"seed": True}, r"seed must be int, got True"),
@@ -58,6 +58,14 @@ def test_options_of_the_environment_come_back_as_they_were() -> None:
 def test_a_field_that_does_not_fit_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_from_json(changed(**fields), "config.json")
+
+
+def test_a_field_that_an_earlier_version_did_not_have_gets_its_default_which_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config, _ = config_from_json(changed(learner__keep_checkpoints=None), "config.json")
+    assert config == counting_preset()
+    assert "field learner.keep_checkpoints is missing and gets its default" in caplog.text
 
 
 def test_what_is_no_configuration_is_refused() -> None:
