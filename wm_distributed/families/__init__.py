@@ -9,6 +9,7 @@ from wm_distributed.errors import ConfigError, UnknownNameError
 
 FAMILIES: dict[str, str] = {
     "dreamer": "wm_distributed.families.dreamer:FAMILY",
+    "iris": "wm_distributed.families.iris:FAMILY",
     "linear": "wm_distributed.families.linear:FAMILY",
     "world_models": "wm_distributed.families.world_models:FAMILY",
 }

@@ -27,7 +27,12 @@ class FlatOptimizer:
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], config: OptimConfig, collective: Collective
+        self,
+        params: Iterable[nn.Parameter],
+        config: OptimConfig,
+        collective: Collective,
+        *,
+        undecayed: Iterable[nn.Parameter] = (),
     ) -> None:
         """Moves the parameters into the flat buffer; they keep their values.
 
@@ -35,10 +40,13 @@ class FlatOptimizer:
             params: What to train; all on one device, float32.
             config: Hyperparameters.
             collective: Ranks over which gradients are averaged.
+            undecayed: More to train, but without weight decay.
         """
         self._config = config
         self._collective = collective
         self._params = list(params)
+        num_decayed = sum(param.numel() for param in self._params)
+        self._params += undecayed
         self.flat = torch.cat([param.detach().flatten() for param in self._params])
         self.grad = torch.zeros_like(self.flat)
         self._param_views = _views(self.flat, self._params)
@@ -48,6 +56,7 @@ class FlatOptimizer:
         ):
             param.data = view
             param.grad = grad
+        self._decayed = self.flat[:num_decayed]
         self._momentum = torch.zeros_like(self.flat)
         self._square = torch.zeros_like(self.flat)
         self._step = self.flat.new_zeros(())
@@ -73,7 +82,7 @@ class FlatOptimizer:
         if self._config.warmup_steps == 0:
             lr = torch.full_like(lr, self._config.lr)
         if self._config.weight_decay:
-            self.flat.mul_(1.0 - lr * self._config.weight_decay)
+            self._decayed.mul_(1.0 - lr * self._config.weight_decay)
         update.mul_(lr)
         self.flat.sub_(update)
         return {"grad_norm": grad_norm, "update_norm": torch.linalg.vector_norm(update)}

@@ -57,6 +57,15 @@ class _StraightThrough(torch.autograd.Function):
         return grads[0], None
 
 
+def sample_index(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Classes ``int64 (…,)`` drawn from logits ``(…, C)``, here with the classes *last*.
+
+    The class that comes first in a race of exponential clocks, whose rates are the probabilities.
+    """
+    probs = logits.float().softmax(-1)
+    return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
+
+
 def to_index(one_hot: Tensor) -> Tensor:
     """Classes ``uint8 (…, S)`` of one-hot variables ``(…, C, S)``; C is at most 256."""
     return one_hot.argmax(CLASS_DIM).to(torch.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,12 @@ class Case:
         phases = self.family.phases(self.config)
         return [phase.name for phase in phases if phase.kind == "gradient"]
 
-    def train(self, trainable: Trainable, num_steps: int) -> dict[str, list[Mapping[str, Any]]]:
-        """Metrics of each step, by phase."""
+    def train(
+        self, trainable: Trainable, num_steps: int, phases: Sequence[str] = ()
+    ) -> dict[str, list[Mapping[str, Any]]]:
+        """Metrics of each step, by phase; of all phases that are trained, or some."""
         metrics: dict[str, list[Mapping[str, Any]]] = {}
-        for phase in self.gradient_phases():
+        for phase in phases or self.gradient_phases():
             carry = trainable.init_train(phase, len(self.batch.columns["is_first"]))
             for _ in range(num_steps):
                 carry, output = trainable.train_step(phase, carry, self.batch)
@@ -119,11 +121,17 @@ def tensors(state: object, path: str = "") -> Iterator[tuple[str, torch.Tensor]]
             yield from tensors(value, f"{path}/{name}")
 
 
-def test_training_is_finite_and_lowers_the_loss(case: Case) -> None:
-    for phase, metrics in case.train(case.trainable(), 30).items():
+def test_training_is_finite(case: Case) -> None:
+    for metrics in case.train(case.trainable(), 3).values():
         assert all(math.isfinite(float(value)) for step in metrics for value in step.values())
-        losses = [float(step.get("loss", step.get(f"{phase}_loss"))) for step in metrics]
-        assert np.mean(losses[-5:]) < np.mean(losses[:5]), phase
+
+
+def test_training_lowers_the_first_phase_s_loss(case: Case) -> None:
+    """Later phases may learn from what they imagine, where a loss says little."""
+    phase = case.gradient_phases()[0]
+    metrics = case.train(case.trainable(), 30, [phase])[phase]
+    losses = [float(step.get("loss", step.get(f"{phase}_loss"))) for step in metrics]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
 def test_every_parameter_is_trained(case: Case) -> None:

@@ -63,6 +63,18 @@ def test_adam_equals_the_one_of_torch() -> None:
     torch.testing.assert_close(model.bias, twin.bias)
 
 
+def test_parameters_without_decay_are_trained_like_the_others() -> None:
+    config = OptimConfig(kind="adam", lr=0.1, warmup_steps=0, agc=None, weight_decay=1.0)
+    decayed, kept = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = FlatOptimizer([decayed], config, Collective(), undecayed=[kept])
+    optimizer.step()
+    torch.testing.assert_close(decayed.detach(), torch.full((3,), 0.9))
+    assert torch.equal(kept, torch.ones(3))
+    (decayed.sum() + kept.sum()).backward()
+    optimizer.step()
+    assert (kept < 1.0).all()
+
+
 def test_the_first_step_of_a_warmup_changes_nothing() -> None:
     layer = nn.Linear(2, 2)
     before = layer.weight.detach().clone()

@@ -8,6 +8,7 @@ from wm_distributed.ops.categorical import (
     categorical_kl,
     from_index,
     mixed_probs,
+    sample_index,
     sample_one_hot,
     to_index,
 )
@@ -25,6 +26,14 @@ def test_samples_invert_the_distribution_function() -> None:
     sample = sample_one_hot(probs, uniform)
     assert to_index(sample).flatten().tolist() == [0, 0, 1, 1, 2, 2]
     assert sample.sum(-2).eq(1.0).all()
+
+
+def test_indices_are_drawn_as_often_as_their_logits_say() -> None:
+    logits = torch.tensor([0.2, 0.5, 0.3]).log().expand(20_000, 3)
+    index = sample_index(logits, torch.Generator().manual_seed(0))
+    share = torch.bincount(index, minlength=3) / 20_000
+    torch.testing.assert_close(share, torch.tensor([0.2, 0.5, 0.3]), rtol=0.0, atol=0.015)
+    assert torch.equal(index, sample_index(logits, torch.Generator().manual_seed(0)))
 
 
 def test_samples_are_one_hot_even_where_probabilities_do_not_reach_one() -> None:

@@ -1,0 +1,173 @@
+"""Everything that defines an IRIS agent: sizes, losses, schedule. Defaults are the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from wm_distributed.errors import ConfigError
+from wm_distributed.nets.config import OptimConfig
+
+TOKENIZER, WORLD_MODEL, ACTOR_CRITIC = "tokenizer", "world_model", "actor_critic"
+"""Names of the phases, in the order of their turns."""
+
+
+def adam(lr: float = 1e-4, weight_decay: float = 0.0) -> OptimConfig:
+    """Adam with the paper's limit of the gradient's norm."""
+    return OptimConfig(
+        kind="adam",
+        lr=lr,
+        warmup_steps=0,
+        eps=1e-8,
+        agc=None,
+        clip_norm=10.0,
+        weight_decay=weight_decay,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """The discrete autoencoder: a frame becomes a grid of tokens."""
+
+    networks: Literal["convolutional", "patch"] = "convolutional"
+    """The paper's networks, in which all of the frame matters to each token; or cheap ones in
+    which a token and the pixels of its own patch depend on each other alone."""
+    vocabulary: int = 512
+    """Number of codes."""
+    width: int = 512
+    """Size of a code."""
+    channels: int = 64
+    """Channels of the convolutions, times the multiples below."""
+    multiples: tuple[int, ...] = (1, 1, 1, 1, 1)
+    """One resolution each, from high to low; every further one halves the frame."""
+    res_blocks: int = 2
+    """Residual blocks at each resolution."""
+    attention_at: tuple[int, ...] = (8, 16)
+    """Heights of feature maps, in pixels, that get self-attention."""
+    pixel_loss: Literal["absolute", "squared"] = "absolute"
+    """Mean absolute error (the paper), or mean squared error, which does not leave small bright
+    things to the background where there is no perceptual loss to object."""
+    codebook: Literal["gradient", "ema"] = "gradient"
+    """Codes learn by gradient (the paper), or are moving averages of what they stand for."""
+    commitment: float = 1.0
+    """Weight β of the loss that draws the encoder to its codes."""
+    ema_decay: float = 0.99
+    """Decay of the moving averages (ema)."""
+    revive_below: float = 0.1
+    """A code that stands for fewer vectors than this in an average batch is moved to a vector of
+    the batch that is far from all codes (ema)."""
+    perceptual_weights: str | None = None
+    """File with the weights of VGG16 for the perceptual loss; none: trained without it."""
+    batch_size: int = 256
+    """Frames in the global batch."""
+    steps: int = 200
+    """Train steps in a cycle."""
+    optim: OptimConfig = field(default_factory=adam)
+    """Optimiser."""
+
+    @property
+    def patch(self) -> int:
+        """Height and width of a token's patch, in pixels."""
+        return int(2 ** (len(self.multiples) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelConfig:
+    """The transformer over blocks of one frame's tokens and an action."""
+
+    blocks: int = 20
+    """Blocks that it sees at most."""
+    layers: int = 10
+    """Transformer layers."""
+    heads: int = 4
+    """Attention heads."""
+    width: int = 256
+    """Size of an embedding."""
+    dropout: float = 0.1
+    """Share of embeddings, attention weights and residuals dropped in training."""
+    refill_blocks: int = 1
+    """Newest blocks that imagination begins with, and goes on with whenever the window is full
+    (the paper: the last frame alone)."""
+    batch_size: int = 64
+    """Segments in the global batch."""
+    steps: int = 200
+    """Train steps in a cycle."""
+    first_cycle: int = 20
+    """Cycles before it is trained (the paper: from epoch 25, the tokenizer from 5)."""
+    optim: OptimConfig = field(default_factory=lambda: adam(weight_decay=0.01))
+    """Optimiser; the weights of linear layers decay, nothing else does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig:
+    """The policy, which sees reconstructed frames and learns from imagined ones."""
+
+    channels: tuple[int, ...] = (32, 32, 64, 64)
+    """Channels of the convolutions; each halves the frame."""
+    units: int = 512
+    """Units of the LSTM."""
+    burn_in: int = 20
+    """Real frames that the LSTM sees before imagination begins."""
+    horizon: int = 20
+    """States of an imagined trajectory, of which the first is real and the last gives its value
+    alone."""
+    gamma: float = 0.995
+    """Discount of a step."""
+    lam: float = 0.95
+    """λ of the λ-returns."""
+    entropy: float = 0.001
+    """Weight of the policy's entropy."""
+    epsilon: float = 0.01
+    """Share of random actions in training."""
+    eval_temperature: float = 0.5
+    """Temperature of the policy in evaluation; in training it is 1."""
+    batch_size: int = 64
+    """Trajectories in the global batch."""
+    steps: int = 200
+    """Train steps in a cycle."""
+    first_cycle: int = 45
+    """Cycles before it is trained (the paper: from epoch 50)."""
+    optim: OptimConfig = field(default_factory=adam)
+    """Optimiser."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IrisConfig:
+    """An IRIS agent and its batches."""
+
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """Frames to tokens and back."""
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    """Tokens and actions to the next tokens, rewards and ends."""
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """The policy."""
+
+    def __post_init__(self) -> None:
+        """Checks sizes against each other.
+
+        Raises:
+            ConfigError: A size is out of range, or does not divide.
+        """
+        world, actor = self.world_model, self.actor_critic
+        if world.width % world.heads:
+            raise ConfigError(
+                "model.world_model.width must be divisible by model.world_model.heads, got "
+                f"{world.width} and {world.heads}"
+            )
+        if not 1 <= world.refill_blocks < world.blocks:
+            raise ConfigError(
+                "model.world_model.refill_blocks must be at least 1 and less than "
+                f"model.world_model.blocks {world.blocks}, got {world.refill_blocks}"
+            )
+        if world.refill_blocks > actor.burn_in + 1:
+            raise ConfigError(
+                "imagination begins with model.world_model.refill_blocks frames, but a batch of "
+                f"the actor-critic has model.actor_critic.burn_in + 1 = {actor.burn_in + 1}, got "
+                f"{world.refill_blocks}"
+            )
+        if actor.horizon < 2:
+            raise ConfigError(f"model.actor_critic.horizon must be at least 2, got {actor.horizon}")
+        if self.tokenizer.vocabulary < 2:
+            raise ConfigError(
+                f"model.tokenizer.vocabulary must be at least 2, got {self.tokenizer.vocabulary}"
+            )

@@ -1,0 +1,134 @@
+"""The world model rolled out, one token after the other, with remembered keys and values.
+
+A step feeds the last frame's last token and the action, which gives the reward, the end and the
+next frame's first token; then every token is fed to get the one after it: K passes a step. When no
+further step fits into the window, it is forgotten and filled again with the newest blocks: the last
+frame alone, as published, or some more (``WorldModelConfig.refill_blocks``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wm_distributed.families.iris.steps import segments
+from wm_distributed.families.iris.transformer import Cache, causal
+from wm_distributed.families.iris.world_model import WorldModel
+from wm_distributed.ops.categorical import sample_index
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an action of B sequences leads to.
+
+    Attributes:
+        tokens: The next frame, ``int64 (B, K)``.
+        reward: Logits of its sign, ``(B, 3)``.
+        end: Logit ``(B,)`` of the episode's end.
+    """
+
+    tokens: Tensor
+    reward: Tensor
+    end: Tensor
+
+    def expected_reward(self) -> Tensor:
+        """Chance of a positive less that of a negative one, ``(B,)``."""
+        probs = self.reward.softmax(-1)
+        return probs[:, 2] - probs[:, 0]
+
+
+class Imagination:
+    """B imagined sequences. The model must be in evaluation mode."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        refill_blocks: int,
+        tokens: Tensor,
+        actions: Tensor,
+        is_first: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Begins with the newest of the given frames.
+
+        Args:
+            model: The world model.
+            refill_blocks: Frames r that it begins with, and goes on with when the window is full.
+            tokens: ``int64 (B, T, K)``, at least one frame; the last one is where it begins.
+            actions: ``int64 (B, T - 1)``, chosen in all frames but the last.
+            is_first: ``bool (B, T)``; what lies before an episode's first frame is not seen.
+            generator: Of the sampled tokens.
+        """
+        self._model = model
+        self._refill = refill_blocks
+        self._generator = generator
+        self._frames = list(tokens[:, -refill_blocks:].unbind(1))
+        self._actions = list(actions[:, actions.shape[1] + 1 - len(self._frames) :].unbind(1))
+        self._segments = list(segments(is_first)[:, -refill_blocks:].unbind(1))
+        self._fill()
+
+    @property
+    def tokens(self) -> Tensor:
+        """The newest frame, ``int64 (B, K)``."""
+        return self._frames[-1]
+
+    @torch.no_grad()
+    def step(self, action: Tensor) -> Prediction:
+        """Takes an action ``int64 (B,)`` and imagines the frame after it."""
+        if self._cache.size + self._model.block > self._model.max_positions:
+            self._fill()
+        pair = [self._model.tokens(self.tokens[:, -1]), self._model.actions(action)]
+        out = self._run(torch.stack(pair, dim=1))[:, -1]
+        tokens = [self._sample(out)]
+        while len(tokens) < self._model.num_tokens:
+            embedded = self._model.tokens(tokens[-1]).unsqueeze(1)
+            tokens.append(self._sample(self._run(embedded)[:, -1]))
+        self._append(torch.stack(tokens, dim=1), action)
+        end = self._model.end(out).float().squeeze(-1)
+        return Prediction(self.tokens, self._model.reward(out).float(), end)
+
+    def _sample(self, out: Tensor) -> Tensor:
+        return sample_index(self._model.next_token(out), self._generator)
+
+    def _append(self, tokens: Tensor, action: Tensor) -> None:
+        """Adds a frame, and forgets those that no refill would need."""
+        for history, newest, kept in (
+            (self._frames, tokens, self._refill),
+            (self._actions, action, self._refill - 1),
+            (self._segments, self._segments[-1], self._refill),
+        ):
+            history.append(newest)
+            del history[: max(0, len(history) - kept)]
+
+    def _run(self, embedded: Tensor) -> Tensor:
+        """Feeds n embeddings ``(B, n, width)``, which see all that came before them."""
+        count, size = embedded.shape[1], self._cache.size
+        allowed = self._usable[:, : size + count] if self._usable is not None else None
+        if allowed is not None:
+            allowed = allowed[:, None, None]
+        if count > 1:
+            past = causal(size + count, embedded.device)[size:]
+            allowed = past if allowed is None else allowed & past
+        return self._model.run(embedded, allowed, self._cache)
+
+    @torch.no_grad()
+    def _fill(self) -> None:
+        """Fills an empty window with the history, but for the last frame's last token."""
+        model, device = self._model, self.tokens.device
+        self._cache = Cache(len(model.transformer.layers), model.max_positions)
+        segment = torch.stack(self._segments, dim=1)  # (B, r)
+        frames = torch.stack(self._frames, dim=1)
+        actions = torch.stack([*self._actions, torch.zeros_like(segment[:, 0])], dim=1)
+        embedded = model.embed(frames, actions)[:, :-2]
+        count = embedded.shape[1]
+        self._usable: Tensor | None = None
+        if (segment != segment[:, -1:]).any():
+            same = (segment == segment[:, -1:]).repeat_interleave(model.block, dim=1)[:, :count]
+            self._usable = torch.ones(
+                len(segment), model.max_positions, dtype=torch.bool, device=device
+            )
+            self._usable[:, :count] = same
+        if count:
+            model.run(embedded, model.visible(segment)[..., :count, :count], self._cache)
