@@ -83,6 +83,9 @@ class WorldModelConfig:
     """Attention heads."""
     width: int = 256
     """Size of an embedding."""
+    positions: Literal["absolute", "factored"] = "absolute"
+    """One embedding a position (the paper), or the sum of its block's and its place's within the
+    block, so that what is learned at one block holds at the others."""
     dropout: float = 0.1
     """Share of embeddings, attention weights and residuals dropped in training."""
     refill_blocks: int = 1

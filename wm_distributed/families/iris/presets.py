@@ -67,6 +67,7 @@ def catch() -> RunConfig[IrisConfig]:
                 layers=3,
                 heads=4,
                 width=128,
+                positions="factored",
                 dropout=0.0,
                 refill_blocks=2,
                 batch_size=8,

@@ -49,7 +49,9 @@ class WorldModel(nn.Module):
         width = config.width
         self.tokens = nn.Embedding(vocabulary, width)
         self.actions = nn.Embedding(num_actions, width)
-        self.positions = nn.Embedding(self.max_positions, width)
+        factored = config.positions == "factored"
+        self.positions = nn.Embedding(self.block if factored else self.max_positions, width)
+        self.blocks = nn.Embedding(config.blocks, width) if factored else None
         self.transformer = Transformer(width, config.layers, config.heads, config.dropout)
         self.next_token = _head(width, vocabulary)
         self.reward = _head(width, REWARD_SIGNS)
@@ -71,7 +73,10 @@ class WorldModel(nn.Module):
         first = 0 if cache is None else cache.size
         stop = first + x.shape[1]
         assert stop <= self.max_positions, f"{stop} positions, at most {self.max_positions} fit"
-        out: Tensor = self.transformer(x + self.positions.weight[first:stop], allowed, cache)
+        positions = self.positions.weight
+        if self.blocks is not None:
+            positions = (self.blocks.weight.unsqueeze(1) + positions).flatten(0, 1)
+        out: Tensor = self.transformer(x + positions[first:stop], allowed, cache)
         return out
 
     def visible(self, segment: Tensor) -> Tensor:
