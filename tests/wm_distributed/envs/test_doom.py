@@ -1,44 +1,38 @@
-import numpy as np
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from wm_distributed.config import EnvConfig
 from wm_distributed.envs import make_vector_env
 from wm_distributed.errors import ConfigError, UnknownNameError
 
-TAKE_COVER = EnvConfig(id="doom/take_cover", action_repeat=4)
+CHECKS = Path(__file__).with_name("doom_checks.py")
+STARTS = 3
+PATIENCE_SECONDS = 90.0
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)  # the game leaves files where it is started
-
-
-def test_frames_survived_are_the_reward_and_death_is_terminal() -> None:
-    env = make_vector_env(TAKE_COVER, 2, 1)
-    step = env.reset()
-    assert step.obs["image"].shape == (2, 64, 64, 3)
-    assert len(np.unique(step.obs["image"])) > 20
-    assert env.spaces.action.n == 3
-    returns, ended = np.zeros(2), []
-    for _ in range(400):
-        step = env.step(np.zeros(2, np.int32))
-        returns = np.where(step.is_first, 0.0, returns + step.reward)
-        ended += [
-            (value, step.is_terminal[n]) for n, value in enumerate(returns) if step.is_last[n]
-        ]
-    env.close()
-    assert len(ended) >= 2
-    assert all(terminal and 20 <= value <= 2_100 and value % 4 == 0 for value, terminal in ended)
-
-
-def test_an_episode_is_cut_where_the_configuration_says() -> None:
-    env = make_vector_env(EnvConfig(id="doom/take_cover", max_episode_steps=5), 1, 1)
-    env.reset()
-    steps = [env.step(np.zeros(1, np.int32)) for _ in range(7)]
-    env.close()
-    assert [bool(step.is_last[0]) for step in steps] == [False] * 4 + [True] + [False] * 2
-    assert not steps[4].is_terminal[0]
-    assert bool(steps[5].is_first[0])
+@pytest.mark.parametrize("check", ["whole_episodes", "a_cut_episode"])
+def test_the_game_follows_the_rules_of_the_border(check: str, tmp_path: Path) -> None:
+    """The game is a process; now and then, on a busy machine, it never answers EnvPool."""
+    for _ in range(STARTS):
+        process = subprocess.Popen(
+            [sys.executable, str(CHECKS), check], cwd=tmp_path, start_new_session=True
+        )
+        try:
+            assert process.wait(PATIENCE_SECONDS) == 0
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    pytest.fail(f"the game did not come up in {STARTS} attempts")
 
 
 def test_other_tasks_and_engines_are_refused() -> None:
