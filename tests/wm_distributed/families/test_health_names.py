@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from wm_distributed.api import EnvSpaces, Policy, TrainContext
+from wm_distributed.errors import ConfigError
 from wm_distributed.families import FAMILIES, load_family
 from wm_distributed.launch.prometheus import prometheus_name
 from wm_distributed.metrics import free_name
@@ -26,12 +27,17 @@ def served(
     make_steps: Callable[[EnvSpaces, int, int], list[EnvStep]],
     collect: Callable[[Policy, list[EnvStep]], TensorBatch],
 ) -> set[str]:
-    """The Prometheus names of a train step and of a report, of every family that trains."""
+    """The Prometheus names of a train step and of a report, of every family that can train here."""
     names: set[str] = set()
     for family in (load_family(name) for name in sorted(FAMILIES)):
         if family.build_trainable is None or family.build_policy is None:
             continue
         config = family.presets[f"{family.name}-debug"]().model
+        try:
+            if family.check is not None:
+                family.check(config, env_spaces)
+        except ConfigError:  # not for these spaces
+            continue
         # One episode of 25 steps, long enough for an open loop of 15.
         steps = [
             dataclasses.replace(step, is_first=np.full(4, t == 0), is_last=np.zeros(4, bool))
