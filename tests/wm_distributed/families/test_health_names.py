@@ -32,7 +32,8 @@ def served(
     for family in (load_family(name) for name in sorted(FAMILIES)):
         if family.build_trainable is None or family.build_policy is None:
             continue
-        config = family.presets[f"{family.name}-debug"]().model
+        preset = next(make for name, make in family.presets.items() if name.endswith("-debug"))
+        config = preset().model
         try:
             if family.check is not None:
                 family.check(config, env_spaces)
