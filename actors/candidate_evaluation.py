@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from actors.actions import executable_action
-from actors.episode_slots import EpisodeSlots, blank_action
+from actors.episode_slots import blank_action
 from actors.episodes import EpisodeTracker
-from wm_distributed.api import CandidatePolicy, SupportsStats, TaskSource
+from wm_distributed.api import CandidateActor, SeededEpisodes, SupportsStats, TaskSource
 from wm_distributed.config import EpisodeLimits
 from wm_distributed.timing import WorkMeter
 from wm_distributed.types import Array, CandidateTask, EnvStep, EpisodeResult
@@ -43,14 +43,14 @@ class _Job:
 
 
 class CandidateEvaluator:
-    """Runs tasks in the slots of one vector of episodes; a slot takes the next task when it ends.
+    """A :class:`~wm_distributed.api.TaskEvaluator` whose slots take the next task when one ends.
 
     The result of a task depends on the task and its parameters, and not on the slot, on the other
     episodes or on what ran before. One thread calls it; another may read the stats.
     """
 
     def __init__(
-        self, slots: EpisodeSlots, policy: CandidatePolicy, limits: EpisodeLimits | None = None
+        self, slots: SeededEpisodes, policy: CandidateActor, limits: EpisodeLimits | None = None
     ) -> None:
         """Takes the slots over, all empty.
 
@@ -59,6 +59,7 @@ class CandidateEvaluator:
             policy: With the weights loaded that it is to act with.
             limits: Early ends of candidates' episodes; none: there are no such ends.
         """
+        self.num_slots = slots.num_slots
         self._limits = limits or EpisodeLimits()
         self._idle = np.zeros(slots.num_slots, np.int64)  # decisions since a reward above zero
         self._slots = slots
@@ -100,24 +101,11 @@ class CandidateEvaluator:
         twice, or the policy chose an action that is not finite, or a reward was not.
         """
         finished: list[tuple[CandidateTask, EpisodeResult]] = []
-        while not finished:
-            self._begin_episodes()
-            if not self.num_running:
-                break
-            finished = self._tick()
+        while not finished and (self.num_running or self.num_waiting):
+            finished = self.tick()
         return finished
 
     def work(self, source: TaskSource, name: str, backlog: int = 0) -> bool:
-        """One round: leases tasks, acts until an episode ends, and tells the results.
-
-        Args:
-            source: Where tasks come from and results go.
-            name: This evaluator's name.
-            backlog: Tasks to hold beyond those that run, so that no slot waits for the source.
-
-        Returns:
-            False if there was nothing to do.
-        """
         wanted = self._slots.num_slots + backlog - self.num_running - self.num_waiting
         with self._meter.measure("wait"):
             if wanted > 0:
@@ -127,6 +115,14 @@ class CandidateEvaluator:
             with self._meter.measure("wait"):
                 source.tell(finished)
         return bool(finished)
+
+    def tick(self) -> list[tuple[CandidateTask, EpisodeResult]]:
+        """Begins what can begin, and takes one step of all episodes; the results of those that end.
+
+        Nothing happens without a task.
+        """
+        self._begin_episodes()
+        return self._tick() if self.num_running else []
 
     def stats(self) -> dict[str, float]:
         """Metrics under ``evaluator/``, and the policy's own, of the time since the last call."""

@@ -19,7 +19,7 @@ SeededEnv = Callable[[int], VectorEnv]
 
 
 class EpisodeSlots:
-    """N places, in each of which an episode runs, or none.
+    """The :class:`~wm_distributed.api.SeededEpisodes` of an environment.
 
     Each episode is the first one of an environment made for it. So it depends on its seed alone,
     and not on its slot or on what ran there before. EnvPool seeds an environment only when it is
@@ -52,29 +52,15 @@ class EpisodeSlots:
         self._envs: list[VectorEnv | None] = [None] * num_slots
 
     def start(self, slot: int, seed: int) -> None:
-        """Begins an episode instead of what was in the slot; the next ``step`` gives its start."""
         self.stop(slot)
         self._seeds[slot] = seed
 
     def stop(self, slot: int) -> None:
-        """Empties a slot."""
         env, self._envs[slot], self._seeds[slot] = self._envs[slot], None, None
         if env is not None:
             env.close()
 
     def step(self, action: Array) -> EnvStep:
-        """The next step of every episode; an episode's first ``step`` ignores its action.
-
-        The slot of an episode that has ended is empty afterwards. Where an environment fails, its
-        episode ends there, with the reward NaN. The rows of empty slots are zeros with
-        ``is_first``.
-
-        Args:
-            action: ``int (N,)`` or ``float32 (N, A)``.
-
-        Raises:
-            EnvError: More than ``max_failures`` episodes in a row failed; this is the last one's.
-        """
         step = _blank(self.spaces, self.num_slots)
         for slot, seed in enumerate(self._seeds):
             if seed is None:
@@ -97,7 +83,6 @@ class EpisodeSlots:
         return step
 
     def close(self) -> None:
-        """Empties all slots."""
         for slot in range(self.num_slots):
             self.stop(slot)
 

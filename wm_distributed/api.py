@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from gymnasium import spaces
 
@@ -112,13 +112,18 @@ class Policy(Protocol):
         """Takes over a published version."""
 
 
-@runtime_checkable
-class CandidatePolicy(Policy, Protocol):
-    """A policy that can be given another parameter vector in each environment.
+class CandidateActor(Protocol):
+    """Acts in N environments, or dreams, with another parameter vector in each.
 
     What it does in one environment depends on that one's observations, parameters and seed, to the
     last bit, and not on the others or on its index; the number of environments may matter.
     """
+
+    def initial_state(self, num_envs: int) -> Any:
+        """As a :class:`Policy`."""
+
+    def act(self, state: Any, step: EnvStep, mode: ActMode) -> tuple[Array, Any, Columns]:
+        """As a :class:`Policy`."""
 
     @property
     def num_parameters(self) -> int:
@@ -132,6 +137,45 @@ class CandidatePolicy(Policy, Protocol):
             parameters: ``float64 (P,)``.
             seed: Of whatever is random in the policy.
         """
+
+
+@runtime_checkable
+class CandidatePolicy(CandidateActor, Policy, Protocol):
+    """A policy that can be given another parameter vector in each environment."""
+
+
+class SeededEpisodes(Protocol):
+    """N slots, in each of which an episode runs, of an environment or of a dream, or none.
+
+    An episode depends on its seed and its actions, to the last bit, and not on its slot, on the
+    other slots or on what ran there before; N may matter.
+    """
+
+    num_slots: int
+    spaces: EnvSpaces
+
+    def start(self, slot: int, seed: int) -> None:
+        """Begins an episode instead of what was in the slot; the next ``step`` gives its start."""
+
+    def stop(self, slot: int) -> None:
+        """Empties a slot."""
+
+    def step(self, action: Array) -> EnvStep:
+        """The next step of every episode; an episode's first ``step`` ignores its action.
+
+        The slot of an episode that has ended is empty afterwards. Where an environment fails, its
+        episode ends there, with the reward NaN. The rows of empty slots are zeros with
+        ``is_first``.
+
+        Args:
+            action: ``int (N,)`` or ``float32 (N, A)``.
+
+        Raises:
+            EnvError: Too many episodes in a row failed; this is the last one's.
+        """
+
+    def close(self) -> None:
+        """Empties all slots."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +234,23 @@ class Trainable(Protocol):
 
         Raises:
             CheckpointError: The state is of another size or family.
+        """
+
+
+class SearchedTrainable(Trainable, Protocol):
+    """A trainable that keeps the parameters that a population search has found."""
+
+    def controller(self) -> Array:
+        """The parameters ``(P,)``; zeros before a search."""
+
+    def set_controller(self, parameters: Array) -> None:
+        """Takes them over."""
+
+    def take_over(self, other: Self) -> None:
+        """Goes on from what an earlier run has trained; the controller only if it fits.
+
+        Raises:
+            CheckpointError: Something that is trained by gradients is of another size.
         """
 
 
@@ -347,6 +408,11 @@ class TrainContext:
     collective: Collective
 
 
+BuildDream = Callable[
+    [Any, EnvSpaces, Weights | None, Columns, int], tuple[SeededEpisodes, CandidateActor]
+]
+
+
 @dataclass(frozen=True)
 class FamilySpec:
     """A world-model family: one folder, one of these, one line in the family table.
@@ -365,6 +431,10 @@ class FamilySpec:
         build_policy: ``(config, spaces, seed) -> Policy``, on the CPU; a
             :class:`CandidatePolicy` where there is a population phase.
         build_simulator: ``(trainable) -> Simulator``.
+        build_dream: ``(config, spaces, weights, starts, num_episodes)``: so many dreamed episodes
+            side by side, and who acts in them, for a search in the learned model. The weights are
+            the policy's, or None for untrained ones; the starts are observation columns ``(S, …)``
+            of stored first steps, of which an episode's seed picks one.
         check: ``(config, spaces)``; raises ConfigError if the family cannot serve the spaces.
     """
 
@@ -377,10 +447,51 @@ class FamilySpec:
     build_trainable: Callable[[Any, EnvSpaces, TrainContext], Trainable] | None = None
     build_policy: Callable[[Any, EnvSpaces, int], Policy] | None = None
     build_simulator: Callable[[Any], Simulator] | None = None
+    build_dream: BuildDream | None = None
     check: Callable[[Any, EnvSpaces], None] | None = None
 
 
 # ----------------------------------------------------------- how the roles see each other
+
+
+class TaskEvaluator(Protocol):
+    """Runs the tasks of a population search. One thread calls it; another may read the stats."""
+
+    num_slots: int
+    """Episodes that it runs side by side."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Tasks that have been added and not begun."""
+
+    @property
+    def num_running(self) -> int:
+        """Episodes under way."""
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the environments have been asked for a step that has not come yet."""
+
+    def advance(self) -> list[tuple[CandidateTask, EpisodeResult]]:
+        """Acts until at least one episode has ended; the results, empty if there is no task."""
+
+    def work(self, source: TaskSource, name: str, backlog: int = 0) -> bool:
+        """One round: leases tasks, acts until an episode ends, and tells the results.
+
+        Args:
+            source: Where tasks come from and results go.
+            name: This evaluator's name.
+            backlog: Tasks to hold beyond those that run, so that no slot waits for the source.
+
+        Returns:
+            False if there was nothing to do.
+        """
+
+    def stats(self) -> dict[str, float]:
+        """Metrics of the time since the last call."""
+
+    def close(self) -> None:
+        """Closes the environments; tasks that have not ended are forgotten."""
 
 
 class TaskSource(Protocol):

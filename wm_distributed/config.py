@@ -188,6 +188,9 @@ class EpisodeLimits:
 class SearchConfig:
     """Population search for a policy's parameters, by CMA-ES."""
 
+    where: Literal["env", "dream"] = "env"
+    """Where candidates are evaluated: in the environment, or in the family's learned model. The
+    mean solution is always evaluated in the environment, and then in the dream, too."""
     islands: int = 1
     """Populations that search independently and share the evaluators fairly."""
     population_size: tuple[int, ...] = (64,)
@@ -224,6 +227,8 @@ class SearchConfig:
     """Evaluator processes; each takes a core."""
     envs_per_evaluator: int = 16
     """Episodes that one evaluator runs side by side, with one policy for all of them."""
+    dreams_per_evaluator: int = 64
+    """Dreamed episodes that one evaluator computes as one batch: best a multiple of 32."""
     max_restarts: int = 100
     """Restarts of one dead evaluator before the run stops with its error."""
     recycle_episodes: int = 20_000
@@ -243,6 +248,7 @@ class SearchConfig:
             "max_episodes": 1 if self.max_episodes is None else self.max_episodes,
             "num_evaluators": self.num_evaluators,
             "envs_per_evaluator": self.envs_per_evaluator,
+            "dreams_per_evaluator": self.dreams_per_evaluator,
             "recycle_episodes": self.recycle_episodes,
         }
         for name, value in at_least_one.items():
@@ -267,6 +273,11 @@ class SearchConfig:
             raise ConfigError(
                 "search.weight_decay, migrate_every and held_out_every must not be negative, got "
                 f"{self.weight_decay}, {self.migrate_every} and {self.held_out_every}"
+            )
+        if self.where == "dream" and self.limits.patience is not None:
+            raise ConfigError(
+                f"search.limits.patience is {self.limits.patience}, but dreamed rewards are "
+                "predictions, hardly ever zero: set it to none, or search.where to env"
             )
         if self.held_out_every == 0 and (self.islands > 1 or self.restarts != "none"):
             raise ConfigError(

@@ -55,6 +55,9 @@ LATENT_VERSION = "latent_version"
 OBS_PREFIX = "obs/"
 LATENT_PREFIX = "latent/"
 
+MEAN, DREAMED_MEAN = -1, -2
+"""Candidate numbers of a search's mean solution, in the environment and in the dream."""
+
 ActMode = Literal["train", "eval"]
 
 
@@ -207,7 +210,8 @@ class EpisodeResult:
 class CandidateTask:
     """One episode to evaluate for a population search; equal keys mean equal results.
 
-    The candidate's number is negative where the mean solution is evaluated.
+    The candidate's number is :data:`MEAN` or :data:`DREAMED_MEAN` where the mean solution is
+    evaluated.
     """
 
     island: int

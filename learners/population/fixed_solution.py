@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from learners.population.result_table import MEAN, ResultTable
-from wm_distributed.types import Array, CandidateTask, EpisodeResult
+from learners.population.result_table import ResultTable
+from wm_distributed.types import MEAN, Array, CandidateTask, EpisodeResult
 
 ISLAND = -1
 """Island number of its tasks, which no island of a search has."""

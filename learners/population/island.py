@@ -22,11 +22,11 @@ from learners.population.cma_es import CmaEs
 from learners.population.plain import pack_array, unpack_array
 from learners.population.records import Evaluation, GenerationRecord
 from learners.population.restarts import Restarts, Run
-from learners.population.result_table import MEAN, ResultTable
+from learners.population.result_table import ResultTable
 from wm_distributed.config import SearchConfig
 from wm_distributed.errors import CheckpointError, SearchError
 from wm_distributed.seeding import evaluation_seed, search_generator, search_seed
-from wm_distributed.types import Array, CandidateTask, EpisodeResult
+from wm_distributed.types import DREAMED_MEAN, MEAN, Array, CandidateTask, EpisodeResult
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Island:
         Raises:
             SearchError: The task was never given out.
         """
-        is_mean = task.candidate == MEAN
+        is_mean = task.candidate < 0
         table = self._mean_tables.get(task.generation) if is_mean else self._table
         if task.generation > self.generation:
             raise SearchError(
@@ -188,7 +188,7 @@ class Island:
             "counts": dict(self.counts),
             "generations": [list(astuple(record)) for record in self.generations],
             "evaluations": [
-                [record.island, record.generation, list(record.returns), list(record.lengths)]
+                [value if isinstance(value, int) else list(value) for value in astuple(record)]
                 for record in self.evaluations
             ],
             "finished": self.finished,
@@ -227,8 +227,8 @@ class Island:
         self.counts = {name: int(state["counts"][name]) for name in COUNTERS}
         self.generations = [GenerationRecord(*row) for row in state["generations"]]
         self.evaluations = [
-            Evaluation(island, generation, tuple(returns), tuple(lengths))
-            for island, generation, returns, lengths in state["evaluations"]
+            Evaluation(island, generation, *map(tuple, episodes))
+            for island, generation, *episodes in state["evaluations"]
         ]
         self.finished = bool(state["finished"])
         self._restarts.load_state_dict(state["restarts"])
@@ -242,7 +242,7 @@ class Island:
             self._incumbent = float(score), unpack_array(mean, "best mean", shape)
         self._mean_tables = {}
         for generation, params, results in state["mean_tables"]:
-            mean = unpack_array(params, "mean", (1, *shape))
+            mean = unpack_array(params, "mean", (self._mean_rows, *shape))
             table = self._mean_tables[int(generation)] = self._mean_table(int(generation), mean)
             table.load_state_dict(results)
         self._es = self._new_run(self._restarts.current)
@@ -337,20 +337,27 @@ class Island:
         self._immigrant = None
         self._es = self._new_run(run)
 
+    @property
+    def _mean_rows(self) -> int:
+        """Rows of the mean's tables: the dream's, if there is one, and the environment's."""
+        return 2 if self._config.where == "dream" else 1
+
     def _evaluate_mean(self) -> None:
-        mean = self._es.mean[None]
+        mean = np.repeat(self._es.mean[None], self._mean_rows, axis=0)
         mean.flags.writeable = False
         self._mean_tables[self.generation] = self._mean_table(self.generation, mean)
 
     def _mean_table(self, generation: int, mean: Array) -> ResultTable:
         first = evaluation_seed(self._seed, 0)
         seeds = range(first, first + self._config.held_out_episodes)
-        return ResultTable(self.index, generation, mean, seeds, MEAN)
+        first_row = MEAN if self._mean_rows == 1 else DREAMED_MEAN
+        return ResultTable(self.index, generation, mean, seeds, first_row)
 
     def _finish_evaluation(self, generation: int) -> None:
         table = self._mean_tables.pop(generation)
-        returns, lengths = table.returns[0].tolist(), table.lengths[0].tolist()
-        evaluation = Evaluation(self.index, generation, tuple(returns), tuple(lengths))
+        *dreamed, returns = (tuple(row) for row in table.returns.tolist())
+        lengths = tuple(table.lengths[-1].tolist())
+        evaluation = Evaluation(self.index, generation, returns, lengths, *dreamed)
         self.evaluations.append(evaluation)
         if evaluation.failed:
             logger.warning(

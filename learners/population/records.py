@@ -47,12 +47,15 @@ class Evaluation:
         generation: Generations that the mean had been updated by.
         returns: Of the episodes, in the order of their seeds.
         lengths: Decisions in them.
+        dreamed: Returns of the dreamed episodes of the same seeds, where candidates are evaluated
+            in the dream.
     """
 
     island: int
     generation: int
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    dreamed: tuple[float, ...] = ()
 
     @property
     def episodes(self) -> int:

@@ -11,9 +11,6 @@ from learners.population.plain import pack_array, unpack_array
 from wm_distributed.errors import CheckpointError, SearchError
 from wm_distributed.types import Array, CandidateTask, EpisodeResult
 
-MEAN = -1
-"""Candidate number of the mean solution, which is evaluated on held-out episodes."""
-
 Outcome = Literal["new", "repeated", "conflicting"]
 
 
@@ -43,7 +40,7 @@ class ResultTable:
             generation: Number of the generation.
             params: ``(R, P)``, not to be changed afterwards.
             seeds: Of the E episodes.
-            first_candidate: Number of the first row: 0, or :data:`MEAN`.
+            first_candidate: Number of the first row; below 0 for the mean solution.
         """
         self.params = params
         self._first = first_candidate

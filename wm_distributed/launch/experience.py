@@ -19,11 +19,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from wm_distributed.api import ReplayWriter
 from wm_distributed.codec import decode_chunk, encode_chunk
-from wm_distributed.errors import CodecError, RunDirError
+from wm_distributed.errors import CodecError, ConfigError, RunDirError
 from wm_distributed.launch.run_dir import writing
-from wm_distributed.types import SequenceChunk
+from wm_distributed.types import IS_FIRST, OBS_PREFIX, Columns, SequenceChunk
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +88,7 @@ def reload(folder: Path, writer: ReplayWriter) -> int:
     for path in _files(folder):
         batch: list[SequenceChunk] = []
         for num_steps, data in _records(path):
-            try:
-                batch.append(decode_chunk(zlib.decompress(data)))
-            except (zlib.error, CodecError) as error:
-                raise RunDirError(f"{path} is damaged: {error}; {_REMEDY}") from error
+            batch.append(_decode(path, data))
             steps += num_steps
             if len(batch) == _BATCH_CHUNKS:
                 writer.insert(batch)
@@ -97,6 +96,37 @@ def reload(folder: Path, writer: ReplayWriter) -> int:
         writer.insert(batch)
     writer.flush()
     return steps
+
+
+def first_steps(folder: Path, limit: int) -> Columns:
+    """Observations ``(S, …)`` with which the stored episodes began, at most ``limit`` of them.
+
+    Raises:
+        ConfigError: None began.
+        RunDirError: A file cannot be read, or is damaged.
+    """
+    found: list[Columns] = []
+    for path in _files(folder):
+        for _, data in _records(path):
+            columns = _decode(path, data).columns
+            for t in np.flatnonzero(columns[IS_FIRST]):
+                found.append({k: v[t] for k, v in columns.items() if k.startswith(OBS_PREFIX)})
+            if len(found) >= limit:
+                return _stack(found[:limit])
+    if not found:
+        raise ConfigError(f"no episode begins in {folder}: a dream has nothing to start from")
+    return _stack(found)
+
+
+def _stack(steps: Sequence[Columns]) -> Columns:
+    return {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+
+
+def _decode(path: Path, data: bytes) -> SequenceChunk:
+    try:
+        return decode_chunk(zlib.decompress(data))
+    except (zlib.error, CodecError) as error:
+        raise RunDirError(f"{path} is damaged: {error}; {_REMEDY}") from error
 
 
 _REMEDY = "remove the file, and the run goes on with what the others hold"

@@ -16,11 +16,11 @@ more time for it.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from wm_distributed.api import Phase, Trainable
+from wm_distributed.api import Phase, SearchedTrainable
 from wm_distributed.collective import Collective
 from wm_distributed.config import StopConfig
 from wm_distributed.launch.evaluation import FINAL, Evaluator
@@ -31,16 +31,6 @@ from wm_distributed.launch.run_dir import RunDir, read_json, write_json
 from wm_distributed.launch.runtime import FinalEvaluation, RunStatus, Runtime, Which
 from wm_distributed.launch.search_runtime import SearchRuntime, make_search_runtime
 from wm_distributed.types import Array, Weights
-
-
-class SearchedTrainable(Trainable, Protocol):
-    """A trainable that keeps the parameters that a search has found."""
-
-    def controller(self) -> Array:
-        """The parameters ``(P,)``; zeros before a search."""
-
-    def set_controller(self, parameters: Array) -> None:
-        """Takes them over."""
 
 
 class PipelineRuntime:

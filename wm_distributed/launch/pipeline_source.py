@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from wm_distributed.api import Phase
+from wm_distributed.api import Phase, SearchedTrainable
 from wm_distributed.checkpoint import Checkpoint
 from wm_distributed.collective import Collective
 from wm_distributed.errors import CheckpointError, ConfigError, UnknownNameError
@@ -48,28 +49,45 @@ def check_pipeline(plan: Plan) -> None:
 
 def adopt(plan: Plan) -> None:
     """Begins a run's checkpoints with the source's models."""
-    trainable = plan.build_trainable("cpu", Collective())
-    checkpoint = _load(plan)
-    state = {**checkpoint.state, "turns": plan.first_turn()}
+    trainable, checkpoint = take_over(plan)
+    own = {"trainable": trainable.state_dict(), "turns": plan.first_turn()}
+    state = {**checkpoint.state, **own}
     plan.open_checkpoints(trainable, dict).save(state, checkpoint.manifest.counters)
+
+
+def take_over(plan: Plan) -> tuple[SearchedTrainable, Checkpoint]:
+    """This run's trainable with what fits of the source's, and the source's newest checkpoint.
+
+    Raises:
+        CheckpointError: It is damaged or missing, or its models are of other sizes; a controller
+            of another shape is left behind instead.
+        RunDirError: The source is no run.
+    """
+    source = _source_plan(plan)
+    theirs: Any = source.build_trainable("cpu", Collective())
+    checkpoint = source.open_checkpoints(theirs, dict).load()
+    theirs.load_state_dict(checkpoint.state["trainable"])
+    mine: Any = plan.build_trainable("cpu", Collective())
+    try:
+        mine.take_over(theirs)
+    except CheckpointError as error:
+        other = differences(source.config.model, plan.config.model)
+        hint = f"; model settings there and here: {'; '.join(other)}" if other else ""
+        raise CheckpointError(f"{source.run_dir}: {error}{hint}") from error
+    return mine, checkpoint
 
 
 def _check_source(plan: Plan, left_out: Sequence[str]) -> None:
     source = plan.config.pipeline.source
     assert source is not None
-    theirs, family = RunDir.open(Path(source)).load_config()
+    source_plan = _source_plan(plan)
+    theirs, family = source_plan.config, source_plan.family
     if family.name != plan.family.name or theirs.env.id != plan.config.env.id:
         raise ConfigError(
             f"{source} is a run of {family.name} on {theirs.env.id}, this one is of "
             f"{plan.family.name} on {plan.config.env.id}: it can take nothing over"
         )
-    try:
-        checkpoint = _load(plan)
-    except CheckpointError as error:
-        other = differences(theirs.model, plan.config.model)
-        hint = f"; model settings there and here: {'; '.join(other)}" if other else ""
-        raise CheckpointError(f"{error}{hint}") from error
-    source_plan = replace(plan, config=theirs, run_dir=Path(source))
+    _, checkpoint = take_over(plan)
     trained = _trained(source_plan, checkpoint)
     for phase in plan.family.phases(plan.config.model):
         if phase.name in left_out and not _is_there(phase, source_plan, plan, trained):
@@ -96,12 +114,12 @@ def _trained(source: Plan, checkpoint: Checkpoint) -> list[str]:
     return names[: int(turns.get("phase", 0))]
 
 
-def _load(plan: Plan) -> Checkpoint:
-    """The source's newest checkpoint, if it fits."""
+def _source_plan(plan: Plan) -> Plan:
+    """The source's run."""
     source = plan.config.pipeline.source
     assert source is not None
-    trainable = plan.build_trainable("cpu", Collective())
-    return replace(plan, run_dir=Path(source)).open_checkpoints(trainable, dict).load()
+    config, _ = RunDir.open(Path(source)).load_config()
+    return replace(plan, config=config, run_dir=Path(source))
 
 
 def differences(theirs: object, mine: object, path: str = "model") -> list[str]:

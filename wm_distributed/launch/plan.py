@@ -14,6 +14,7 @@ from actors.env_loop import EnvLoop
 from replay_service.messages import Standing
 from wm_distributed.allocator import keep_freed_memory
 from wm_distributed.api import (
+    CandidateActor,
     DataSpec,
     EnvSpaces,
     FamilySpec,
@@ -22,6 +23,7 @@ from wm_distributed.api import (
     RateLimiter,
     ReplayReader,
     ReplayWriter,
+    SeededEpisodes,
     Trainable,
     TrainContext,
     VectorEnv,
@@ -35,6 +37,7 @@ from wm_distributed.launch.experience import RecordingWriter, count_steps
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.seeding import policy_seed, rank_seed, seed_everything, training_seed
 from wm_distributed.threads import available_cpus, configure_threads, share_of_cpus
+from wm_distributed.types import Columns, Weights
 
 if TYPE_CHECKING:
     from actors.gateway.server import GatewayServer
@@ -180,6 +183,18 @@ class Plan:
         build = self.family.build_policy
         assert build is not None, "preflight refuses families without a policy"
         return build(self.config.model, self.spaces, seed)
+
+    def build_dream(
+        self, weights: Weights | None, starts: Columns, num_episodes: int
+    ) -> tuple[SeededEpisodes, CandidateActor]:
+        """Makes dreamed episodes, and who acts in them (see FamilySpec).
+
+        Raises:
+            ConfigError: The model cannot be dreamed in.
+        """
+        build = self.family.build_dream
+        assert build is not None, "preflight refuses families without a dream"
+        return build(self.config.model, self.spaces, weights, starts, num_episodes)
 
     def build_env_loop(
         self,

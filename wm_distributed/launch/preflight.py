@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from replay_service.checks import check_tables
 from wm_distributed.api import EnvSpaces, FamilySpec, Phase
 from wm_distributed.config import RunConfig
@@ -16,6 +18,7 @@ from wm_distributed.families import load_family
 from wm_distributed.launch.gateway_token import read_token
 from wm_distributed.launch.plan import Plan
 from wm_distributed.seeding import training_seed
+from wm_distributed.types import OBS_PREFIX
 
 
 def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
@@ -41,6 +44,8 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
         from wm_distributed.launch.search_plan import build_candidate_policy
 
         build_candidate_policy(plan)
+        if config.search.where == "dream":
+            _check_dream(plan)
     if plan.is_pipeline:
         from wm_distributed.launch.pipeline_source import check_pipeline
 
@@ -134,6 +139,23 @@ def _check_search(phase: Phase, config: RunConfig[Any]) -> None:
             f"the search of phase {phase.name!r} need not converge: set search.max_episodes or "
             "stop.wall_seconds"
         )
+
+
+def _check_dream(plan: Plan) -> None:
+    """Refuses a search in a dream that nothing can begin, or that is none."""
+    family = plan.family
+    if family.build_dream is None:
+        raise _lacks(family, "a dream to evaluate candidates in (build_dream)")
+    if not plan.is_pipeline:
+        raise ConfigError(
+            f"search.where is dream, but family {family.name!r} collects nothing that a dream "
+            "could begin with: set it to env"
+        )
+    columns = {
+        OBS_PREFIX + key: np.zeros((1, *space.shape), space.dtype)
+        for key, space in plan.spaces.obs.items()
+    }
+    plan.build_dream(None, columns, 1)
 
 
 def _lacks(family: FamilySpec, ability: str) -> ConfigError:

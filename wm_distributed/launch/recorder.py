@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Self
 
 import imageio.v3 as iio
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -102,6 +103,10 @@ class Recorder:
             "lengths": [result.length for result in evaluation.results],
             "seeds": [result.seed for result in evaluation.results],
         }
+        if evaluation.dreamed:
+            values["dreamed_mean"] = float(np.mean(evaluation.dreamed))
+            values["dreamed_std"] = float(np.std(evaluation.dreamed))
+            values["dreamed_returns"] = list(evaluation.dreamed)
         append_line(self._run_dir.evaluations, values)
         self._events.scalars(evaluation.env_steps, {f"eval/{kind}_return": evaluation.return_mean})
 

@@ -72,6 +72,7 @@ class Evaluation:
         phase: Name of the population search that it belongs to; empty: to none.
         island: Number of the island there.
         generation: Generations of that island whose mean was evaluated.
+        dreamed: Returns of as many dreamed episodes, where the search is in the dream.
     """
 
     env_steps: int
@@ -83,6 +84,7 @@ class Evaluation:
     phase: str = ""
     island: int = 0
     generation: int | None = None
+    dreamed: tuple[float, ...] = ()
 
     @property
     def return_mean(self) -> float:

@@ -70,6 +70,10 @@ def _draw_returns(
             capsize=2,
             label=f"{name}mean solution, held out ± std",
         )
+    dreamed = [row for row in scored if "dreamed_mean" in row]
+    if dreamed:
+        style: dict[str, Any] = {"color": ORANGE, "linestyle": ":", "label": f"{name}in the dream"}
+        axis.plot([row[x] for row in dreamed], [row["dreamed_mean"] for row in dreamed], **style)
 
 
 def _draw_final(axis: Axes, evaluations: Sequence[Row]) -> None:

@@ -43,13 +43,14 @@ class SearchSpec:
         config: Its ``search``, ``seed`` and ``stop.eval_return`` count.
         files: Where it is kept.
         start: Mean at the beginning of every run of CMA-ES, ``(P,)``.
-        weights_checksum: Of the weights that the policy acts with beside its parameters.
+        checksum: Of the weights that the policy acts with beside its parameters, and of the dream
+            that candidates are evaluated in.
     """
 
     config: RunConfig[Any]
     files: SearchFiles
     start: Array
-    weights_checksum: int
+    checksum: int
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class SearchHost:
         """
         state = {
             "start": pack_array(self._start),
-            "weights_checksum": self._spec.weights_checksum,
+            "weights_checksum": self._spec.checksum,
             "server": self._server.state_dict(),
         }
         self._spec.files.save(state, self.solution())
@@ -183,12 +184,12 @@ class SearchHost:
 
     def _check(self, state: Mapping[str, Any]) -> Array:
         """The start of the saved search, which must have had the same weights."""
-        found, expected = state.get("weights_checksum"), self._spec.weights_checksum
+        found, expected = state.get("weights_checksum"), self._spec.checksum
         if found != expected:
             raise CheckpointError(
-                f"{self._spec.files.state} was made with other weights of the policy (checksum "
-                f"{found}, not {expected}): what its candidates were worth says nothing now; "
-                "begin a new search"
+                f"{self._spec.files.state} was made with other weights of the policy, or with "
+                f"another dream (checksum {found}, not {expected}): what its candidates were worth "
+                "says nothing now; begin a new search, or use the settings that it had"
             )
         return unpack_array(state.get("start"), "start")
 

@@ -10,15 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from actors.candidate_evaluation import CandidateEvaluator
+from actors.divided_evaluation import DividedEvaluator
 from actors.episode_slots import EpisodeSlots
-from wm_distributed.api import CandidatePolicy
+from wm_distributed.api import CandidatePolicy, TaskEvaluator
 from wm_distributed.errors import CheckpointError, ConfigError
+from wm_distributed.launch.experience import first_steps
 from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.runtime import Evaluation
 from wm_distributed.launch.search_files import SearchFiles
 from wm_distributed.launch.search_host import SearchSpec
 from wm_distributed.threads import configure_threads
-from wm_distributed.types import Array, EpisodeResult, Weights
+from wm_distributed.types import Array, Columns, EpisodeResult, Weights
+
+_MAX_STARTS = 512
+"""First frames that travel to each evaluator; 6 MB at 64×64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +35,15 @@ class SearchPlan:
         phase: Its name.
         spec: What the server needs.
         version: Of the weights that the policy acts with; 0: those it is born with.
+        starts: Observations that dreamed episodes begin with, ``(S, …)``; None: candidates are
+            evaluated in the environment.
     """
 
     plan: Plan
     phase: str
     spec: SearchSpec
     version: int
+    starts: Columns | None = None
 
     def build_policy(self, weights: Weights | None) -> CandidatePolicy:
         """The policy with its weights; all evaluators have the same."""
@@ -46,7 +54,7 @@ class SearchPlan:
             configure_threads(1)
         return policy
 
-    def build_evaluator(self, weights: Weights | None) -> CandidateEvaluator:
+    def build_evaluator(self, weights: Weights | None) -> TaskEvaluator:
         """What runs the candidates' episodes."""
         config = self.plan.config
         slots = EpisodeSlots(
@@ -55,7 +63,12 @@ class SearchPlan:
             self.plan.spaces,
             config.env.max_restarts,
         )
-        return CandidateEvaluator(slots, self.build_policy(weights), config.search.limits)
+        limits = config.search.limits
+        reality = CandidateEvaluator(slots, self.build_policy(weights), limits)
+        if self.starts is None:
+            return reality
+        dreams = self.plan.build_dream(weights, self.starts, config.search.dreams_per_evaluator)
+        return DividedEvaluator(CandidateEvaluator(*dreams, limits), reality)
 
     def agent_evaluation(self, results: tuple[EpisodeResult, ...], decisions: int) -> Evaluation:
         """The last evaluation of the best mean solution, without its video."""
@@ -112,11 +125,20 @@ def plan_search(
         raise CheckpointError(
             f"{files.folder} already holds a search; resume its run, or name another directory"
         )
+    dreams = plan.config.search.where == "dream"
+    starts = first_steps(plan.experience, _MAX_STARTS) if dreams else None
     spec = SearchSpec(
-        config=plan.config,
-        files=files,
-        start=start,
-        weights_checksum=0 if weights is None else zlib.crc32(weights.buffer.tobytes()),
+        config=plan.config, files=files, start=start, checksum=_checksum(plan, weights, starts)
     )
     version = 0 if weights is None else weights.version
-    return SearchPlan(plan=plan, phase=phase, spec=spec, version=version)
+    return SearchPlan(plan=plan, phase=phase, spec=spec, version=version, starts=starts)
+
+
+def _checksum(plan: Plan, weights: Weights | None, starts: Columns | None) -> int:
+    """Of what candidates are evaluated with, and in the dream of all that it is made of."""
+    checksum = 0 if weights is None else zlib.crc32(weights.buffer.tobytes())
+    if starts is not None:
+        checksum = zlib.crc32(repr(plan.config.model).encode(), checksum)
+        for name, column in sorted(starts.items()):
+            checksum = zlib.crc32(name.encode() + column.tobytes(), checksum)
+    return checksum

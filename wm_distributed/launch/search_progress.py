@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from wm_distributed.launch.history import History, sparkline
 from wm_distributed.launch.runtime import RunStatus
 
@@ -63,6 +65,9 @@ def _held_out(history: History, status: RunStatus) -> str:
         newest = history.evaluations[-1]
         spread = f"{newest.return_mean:.1f} ± {newest.return_std:.1f}"
         parts.append(f"{spread} ({len(newest.results)})")
+        if newest.dreamed:
+            spread = f"{np.mean(newest.dreamed):.1f} ± {np.std(newest.dreamed):.1f}"
+            parts.append(f"in the dream {spread}")
     if "search/best_mean" in metrics:
         spread = f"{metrics['search/best_mean']:.1f} ± {metrics['search/best_std']:.1f}"
         parts.append(f"best {spread} ({metrics['search/best_episodes']:.0f})")

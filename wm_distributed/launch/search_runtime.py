@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from actors.candidate_evaluation import CandidateEvaluator
+from wm_distributed.api import TaskEvaluator
 from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.runtime import FinalEvaluation, ProcessStatus, RunStatus, Runtime, Which
 from wm_distributed.launch.search_host import SearchHost
@@ -72,7 +72,7 @@ class InlineSearchRuntime:
         self._search = search
         self._weights = weights
         self._host: SearchHost | None = None
-        self._evaluator: CandidateEvaluator | None = None
+        self._evaluator: TaskEvaluator | None = None
         self._status = SearchStatus(search)
         self._solution = search.spec.start
 
@@ -117,7 +117,7 @@ class InlineSearchRuntime:
             finally:
                 host.close()
 
-    def _parts(self) -> tuple[SearchHost, CandidateEvaluator]:
+    def _parts(self) -> tuple[SearchHost, TaskEvaluator]:
         assert self._host is not None, "start() comes first"
         assert self._evaluator is not None
         return self._host, self._evaluator

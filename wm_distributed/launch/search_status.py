@@ -116,4 +116,5 @@ class SearchStatus:
             phase=self._search.phase,
             island=evaluation.island,
             generation=evaluation.generation,
+            dreamed=evaluation.dreamed,
         )

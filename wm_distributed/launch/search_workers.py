@@ -20,7 +20,7 @@ from wm_distributed.launch.worker_process import log_to, make_pulse, process_sta
 from wm_distributed.types import Array, CandidateTask, EpisodeResult, Weights
 
 if TYPE_CHECKING:
-    from actors.candidate_evaluation import CandidateEvaluator
+    from wm_distributed.api import TaskEvaluator
     from wm_distributed.launch.search_plan import SearchPlan
     from wm_distributed.launch.search_player import SearchPlayer
 
@@ -117,7 +117,7 @@ class SearchEvaluatorWorker:
         self._weights = weights
         self._server = server
         self._name = name
-        self._evaluator: CandidateEvaluator | None = None
+        self._evaluator: TaskEvaluator | None = None
         self._retired = False
 
     @ray.method(concurrency_group="work")
@@ -131,7 +131,7 @@ class SearchEvaluatorWorker:
         config = self._search.plan.config.search
         weights = None if self._weights is None else self._weights.get()
         self._evaluator = evaluator = self._search.build_evaluator(weights)
-        slots = config.envs_per_evaluator
+        slots = evaluator.num_slots
         # Enough for the episodes that end while a request is under way. More would leave another
         # evaluator without work at the end of a generation.
         backlog = max(1, slots // 4)

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from learners.population import Archipelago
-from learners.population.result_table import MEAN
 from wm_distributed.checkpoint import check_plain
 from wm_distributed.errors import CheckpointError, ConfigError, SearchError
 from wm_distributed.seeding import EVALUATION_START
-from wm_distributed.types import Array, CandidateTask, EpisodeResult
+from wm_distributed.types import MEAN, Array, CandidateTask, EpisodeResult
 
 Make = Callable[..., Archipelago]
 Answer = Callable[[CandidateTask, Array], EpisodeResult]

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from learners.population.result_table import MEAN, ResultTable
+from learners.population.result_table import ResultTable
 from wm_distributed.errors import CheckpointError, SearchError
-from wm_distributed.types import CandidateTask, EpisodeResult
+from wm_distributed.types import MEAN, CandidateTask, EpisodeResult
 
 
 def make_table() -> ResultTable:

@@ -1,5 +1,6 @@
 """Pipelines of the smallest World Models run, in this process."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 
 from wm_distributed.config import PipelineConfig, RunConfig
 from wm_distributed.errors import CheckpointError, ConfigError, RunDirError, UnknownNameError
+from wm_distributed.families.world_models.config import DreamConfig
 from wm_distributed.families.world_models.presets import debug
 from wm_distributed.launch.experience import count_steps
 from wm_distributed.launch.pipeline import PipelineRuntime
+from wm_distributed.launch.presets import load_preset
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import FinalEvaluation, RunStatus, make_runtime
 
@@ -142,6 +145,24 @@ def test_phases_are_run_alone_from_an_earlier_run(whole: Any, tmp_path: Path) ->
     assert statuses[-1].reason == "all phases are done"
 
 
+def test_a_controller_of_another_shape_uses_the_vision_and_memory_of_an_earlier_run(
+    whole: Any, tmp_path: Path
+) -> None:
+    config = small(phases=("controller",), source=str(whole[0]))
+    z_only = replace(config.model, controller=replace(config.model.controller, inputs="z"))
+    path = tmp_path / "run"
+    statuses, final = run(path, replace(config, model=z_only))
+    assert {status.phase for status in statuses} == {"controller"}
+    assert final.agent.train_steps == TRAINED
+    assert controller(path).size < controller(whole[0]).size
+    theirs, ours = (
+        begin(folder, setting, resume=True)._load()[0].model.state_dict()
+        for folder, setting in ((whole[0], small()), (path, replace(config, model=z_only)))
+    )
+    for name in ("acting.memory.weight", "decoder.linear.weight"):
+        assert torch.equal(theirs[name], ours[name]), name
+
+
 def test_a_second_round_collects_more_with_the_controller_and_trains_on(tmp_path: Path) -> None:
     statuses, _ = run(tmp_path / "run", small(rounds=2))
     assert statuses[-1].train_steps == 2 * TRAINED
@@ -200,6 +221,91 @@ def test_a_collection_too_short_for_its_sequences_is_refused(tmp_path: Path) -> 
     config = small()
     with pytest.raises(ConfigError, match="collects 12 steps, 6 from each of 2 environments"):
         refused(tmp_path, replace(config, model=replace(config.model, collect_steps=12)))
+
+
+# ------------------------------------------------------------------------- searches in the dream
+
+
+def dreaming(where: str = "dream", **pipeline: Any) -> RunConfig[Any]:
+    run = small(**pipeline)
+    model = replace(run.model, dream=DreamConfig(max_steps=20))
+    search = replace(run.search, where=where, max_episodes=24, dreams_per_evaluator=8)
+    return replace(run, model=model, search=search)
+
+
+@pytest.fixture(scope="module")
+def dreamed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RunStatus], Any]:
+    path = tmp_path_factory.mktemp("dreamed") / "run"
+    statuses, final = run(path, dreaming())
+    return path, statuses, final
+
+
+def test_a_controller_is_searched_in_the_dream_and_judged_in_the_environment(dreamed: Any) -> None:
+    path, statuses, final = dreamed
+    evaluations = [evaluation for status in statuses for evaluation in status.evaluations]
+    assert [evaluation.generation for evaluation in evaluations] == [2, 4, 6]
+    outcomes = {-1.0, 0.0, 1.0}  # of a caught or a missed ball; predictions hit none of them
+    for evaluation in evaluations:
+        assert {result.episode_return for result in evaluation.results} <= outcomes
+        assert len(evaluation.dreamed) == len(evaluation.results) == 2
+        assert not set(evaluation.dreamed) & outcomes
+    candidates = [record.return_mean for status in statuses for record in status.generations]
+    assert len(candidates) == 6
+    assert not set(candidates) & outcomes
+    assert {result.episode_return for result in final.agent.results} <= outcomes
+    assert np.any(controller(path))
+
+
+def test_a_search_in_the_dream_goes_on_where_it_was_stopped(
+    dreamed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    stop_in(path, dreaming(), "controller", monkeypatch)
+    journal = path / "search" / "results.jsonl"
+    before = journal.read_text()
+    run(path, dreaming(), resume=True)
+    assert journal.read_text().startswith(before)
+
+    def results(folder: Path) -> dict[Any, Any]:
+        """Equal seeds and equal models give equal results; the order may differ."""
+        lines = (folder / "search" / "results.jsonl").read_text().splitlines()
+        rows = [json.loads(line.partition(" ")[2]) for line in lines]
+        return {tuple(row[:5]): row[5:] for row in rows}
+
+    assert results(path) == results(dreamed[0])
+
+
+def test_a_search_is_not_resumed_in_another_dream(dreamed: Any) -> None:
+    config = dreaming()
+    hotter = replace(config.model, dream=DreamConfig(max_steps=20, temperature=1.3))
+    for other in (replace(config, model=hotter), dreaming("env")):
+        runtime = begin(dreamed[0], other, resume=True)
+        with pytest.raises(CheckpointError, match="another dream"):
+            runtime.poll()
+        runtime.stop(checkpoint=False)
+
+
+def test_a_dream_without_rewards_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    config = dreaming()
+    blind = replace(config.model, memory=replace(config.model.memory, reward_scale=0.0))
+    with pytest.raises(ConfigError, match="M learns no rewards"):
+        refused(tmp_path, replace(config, model=blind))
+
+
+def test_a_family_without_a_dream_is_refused(tmp_path: Path) -> None:
+    linear = load_preset("linear-debug")[0]
+    config = replace(linear, search=replace(linear.search, where="dream"))
+    with pytest.raises(ConfigError, match=r"'linear' has not got a dream .*build_dream"):
+        refused(tmp_path, config)
+
+
+@pytest.mark.slow
+def test_a_search_in_the_dream_runs_through_ray(dreamed: Any, tmp_path: Path) -> None:
+    config = dreaming(phases=("controller",), source=str(dreamed[0]))
+    config = replace(config, runtime=replace(config.runtime, kind="ray"))
+    statuses, final = run(tmp_path / "run", config)
+    assert any(evaluation.dreamed for status in statuses for evaluation in status.evaluations)
+    assert len(final.agent.results) == 2
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def spec(folder: Path, run: RunConfig[Any] | None = None, checksum: int = 0) -> 
         config=run or config(),
         files=SearchFiles(folder),
         start=np.zeros(4),
-        weights_checksum=checksum,
+        checksum=checksum,
     )
 
 

@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wm_distributed.api import (
+    CandidateActor,
     DataSpec,
     EnvSpaces,
     FamilySpec,
     Phase,
     Policy,
+    SeededEpisodes,
     Simulator,
     Trainable,
     TrainContext,
@@ -29,7 +31,15 @@ from wm_distributed.families.world_models.config import (
     WorldModelsConfig,
 )
 from wm_distributed.families.world_models.presets import PRESETS
-from wm_distributed.types import ACTION, IS_FIRST, IS_TERMINAL, LATENT_VERSION, REWARD
+from wm_distributed.types import (
+    ACTION,
+    IS_FIRST,
+    IS_TERMINAL,
+    LATENT_VERSION,
+    REWARD,
+    Columns,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from wm_distributed.families.world_models.trainable import WorldModelsTrainable
@@ -85,6 +95,18 @@ def _build_simulator(trainable: WorldModelsTrainable) -> Simulator:
     return Dream(trainable.model.acting, trainable.config, trainable.model.decoder)
 
 
+def _build_dream(
+    config: WorldModelsConfig,
+    spaces: EnvSpaces,
+    weights: Weights | None,
+    starts: Columns,
+    num_episodes: int,
+) -> tuple[SeededEpisodes, CandidateActor]:
+    from wm_distributed.families.world_models.dreamed_episodes import build_dream
+
+    return build_dream(config, spaces, weights, starts, num_episodes)
+
+
 FAMILY = FamilySpec(
     name="world_models",
     paper='Ha & Schmidhuber, "World Models", NeurIPS 2018',
@@ -95,5 +117,6 @@ FAMILY = FamilySpec(
     build_trainable=_build_trainable,
     build_policy=_build_policy,
     build_simulator=_build_simulator,
+    build_dream=_build_dream,
     check=_check,
 )

@@ -92,11 +92,19 @@ class DreamConfig:
     """τ: mixture logits are divided by it, and the noise is multiplied by its root."""
     ends: Literal["sampled", "threshold"] = "sampled"
     """Whether an episode ends by chance, or where its end is the likelier (the paper)."""
+    reward: float | None = None
+    """What every dreamed step is worth (the paper: 1 for Doom, the time survived); none: what M
+    predicts."""
+    max_steps: int = 1_000
+    """Decisions after which a dreamed episode of a search is cut off (the paper, Doom: 2,100)."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError unless the temperature is positive."""
-        if self.temperature <= 0:
-            raise ConfigError(f"model.dream.temperature must be positive, got {self.temperature}")
+        """Raises ConfigError unless the temperature is positive, and there is a step."""
+        if self.temperature <= 0 or self.max_steps < 1:
+            raise ConfigError(
+                "model.dream: temperature must be positive and max_steps at least 1, got "
+                f"{self.temperature} and {self.max_steps}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,8 @@ Source: Ha & Schmidhuber, "World Models" (2018), section 5, and the authors' cod
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,12 +24,8 @@ from wm_distributed.families.world_models.losses import encoded
 from wm_distributed.families.world_models.memory import MemoryState
 from wm_distributed.families.world_models.mixture import sample
 from wm_distributed.families.world_models.model import ActingModel
-from wm_distributed.families.world_models.rows import ROWS, fill_rows, round_up
 from wm_distributed.families.world_models.vision import Decoder, sample_latent
-from wm_distributed.types import ACTION, IS_FIRST, Array, TensorBatch
-
-_NOISE_BLOCK = 64
-"""Steps for which noise is drawn at once."""
+from wm_distributed.types import ACTION, IS_FIRST, TensorBatch
 
 
 class DreamState(NamedTuple):
@@ -78,6 +72,7 @@ class Dream:
         self._decoder = decoder
         self._temperature = config.dream.temperature
         self._sampled_ends = config.dream.ends == "sampled"
+        self._reward = config.dream.reward
         self._done_bias = math.log(config.memory.done_weight)
         self._device = model.controller_parameters.device
         self._generator = torch.Generator(self._device).manual_seed(seed)
@@ -126,7 +121,10 @@ class Dream:
             done = noise.end < torch.sigmoid(logit - self._done_bias)
         else:
             done = logit > 0
-        reward = model.memory.reward(memory.hidden).squeeze(-1)
+        if self._reward is None:
+            reward = model.memory.reward(memory.hidden).squeeze(-1)
+        else:
+            reward = torch.full_like(logit, self._reward)
         return DreamState(latent, memory, torch.zeros_like(state.is_first)), reward, done
 
     def _normal(self, *shape: int) -> Tensor:
@@ -134,90 +132,3 @@ class Dream:
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, device=self._device, generator=self._generator)
-
-
-class DreamScores(NamedTuple):
-    """Results of P controllers in the same E dreamed episodes."""
-
-    returns: Array
-    """``float64 (P, E)``"""
-    lengths: Array
-    """``int64 (P, E)``, in decisions."""
-
-
-@torch.inference_mode()
-def evaluate_controllers(
-    dream: Dream,
-    model: ActingModel,
-    parameters: Array,
-    start: DreamState,
-    seeds: Sequence[int],
-    max_steps: int,
-) -> DreamScores:
-    """Lets P controllers act in E dreamed episodes each, all P·E at once.
-
-    All controllers meet the same starts and the same noise. What one scores does not depend on the
-    others, to the last bit; it may depend on E.
-
-    Args:
-        dream: Where they act.
-        model: The dream's model.
-        parameters: ``(P, num_parameters)``.
-        start: States ``(E, …)``, from :meth:`Dream.start`.
-        seeds: Of the E episodes' noise.
-        max_steps: Decisions after which an episode is cut off.
-
-    Raises:
-        ConfigError: The controllers were made for other sizes.
-    """
-    num_controllers, num_episodes = len(parameters), len(seeds)
-    filled = round_up(num_controllers, ROWS // math.gcd(ROWS, num_episodes))
-    controllers = fill_rows(model.controller.to_tensor(parameters), filled).to(start.latent.device)
-    shape = (filled, num_episodes)
-    state = DreamState(
-        start.latent.expand(*shape, -1),
-        MemoryState(*(tensor.expand(*shape, -1) for tensor in start.memory)),
-        start.is_first.expand(shape),
-    )
-    returns = torch.zeros(shape, dtype=torch.float64, device=start.latent.device)
-    lengths = torch.zeros(shape, dtype=torch.int64, device=start.latent.device)
-    alive = torch.ones(shape, dtype=torch.bool, device=start.latent.device)
-    noise = _EpisodeNoise(seeds, model.latent_size, start.latent.device)
-    for _ in range(max_steps):
-        features = model.controller.features(state.latent, state.memory)  # (P, E, F)
-        action = model.actions.to_env(model.controller(controllers, features))
-        state, reward, done = dream.advance(state, action, noise.next())
-        returns += reward * alive
-        lengths += alive
-        alive &= ~done
-        if not alive[:num_controllers].any():
-            break
-    kept = (returns[:num_controllers], lengths[:num_controllers])
-    return DreamScores(*(scores.cpu().numpy() for scores in kept))
-
-
-class _EpisodeNoise:
-    """Noise that depends on an episode's seed alone."""
-
-    def __init__(self, seeds: Sequence[int], latent_size: int, device: torch.device) -> None:
-        self._rngs = [np.random.default_rng(seed) for seed in seeds]
-        self._size = latent_size
-        self._device = device
-        self._steps: list[DreamNoise] = []
-
-    def next(self) -> DreamNoise:
-        """Noise ``(E, …)`` of the next step."""
-        if not self._steps:
-            self._steps = self._draw_block()
-        return self._steps.pop()
-
-    def _draw_block(self) -> list[DreamNoise]:
-        shape = (_NOISE_BLOCK, self._size)
-        normal = [rng.standard_normal(shape, np.float32) for rng in self._rngs]
-        uniform = [rng.random((_NOISE_BLOCK, self._size + 1), np.float32) for rng in self._rngs]
-        normals = torch.from_numpy(np.stack(normal, axis=1)).to(self._device)
-        uniforms = torch.from_numpy(np.stack(uniform, axis=1)).to(self._device)
-        return [
-            DreamNoise(u[:, :-1], n, u[:, -1])
-            for u, n in zip(uniforms.unbind(0), normals.unbind(0), strict=True)
-        ]

@@ -17,6 +17,7 @@ from wm_distributed.config import (
 )
 from wm_distributed.families.world_models.config import (
     ControllerConfig,
+    DreamConfig,
     MemoryConfig,
     VisionConfig,
     WorldModelsConfig,
@@ -88,6 +89,85 @@ def car_racing_paper() -> RunConfig[WorldModelsConfig]:
     )
 
 
+def doom_take_cover() -> RunConfig[WorldModelsConfig]:
+    """Doom's Take Cover, learned inside the dream, on two CPU cores. Budgets are our own.
+
+    Sizes, inputs, temperature and ends are the paper's. A decision lasts four frames, so 125 steps
+    of a sequence are its 500 frames, and an episode of 2,100 frames has 525 decisions.
+
+    Source: Ha & Schmidhuber (2018), section 5, and the authors' code: 64 latent variables, LSTM of
+        512 units that is told when an episode begins, ends weighted tenfold and taken where they
+        are likelier, C on z, c and h without bias, τ 1.15.
+    """
+    repeat = 4
+    run = car_racing()
+    return replace(
+        run,
+        preset="world-models-doom-take-cover",
+        model=WorldModelsConfig(
+            collect_steps=30_000,
+            vision=VisionConfig(latent_size=64, batch_size=64, steps=1_000, optim=_adam(1e-3)),
+            memory=replace(_DOOM_MEMORY, batch_size=32, batch_length=500 // repeat, steps=800),
+            controller=_DOOM_CONTROLLER,
+            dream=DreamConfig(
+                temperature=1.15, ends="threshold", reward=repeat, max_steps=2_100 // repeat
+            ),
+        ),
+        env=EnvConfig(id="doom/take_cover", action_repeat=repeat),
+        search=SearchConfig(
+            where="dream",
+            population_size=(32,),
+            sigma=(0.1,),
+            episodes=8,
+            weight_decay=0.01,
+            held_out_every=10,
+            held_out_episodes=16,
+            envs_per_evaluator=8,
+            dreams_per_evaluator=128,
+        ),
+    )
+
+
+def doom_take_cover_paper() -> RunConfig[WorldModelsConfig]:
+    """Doom's Take Cover with the budgets of the paper: for a cluster, and for days.
+
+    Source: as above; 10,000 episodes, of some 200 frames each with random actions, one epoch of V,
+        400 epochs of M, 64 candidates of 16 episodes. No action is repeated.
+    """
+    run = doom_take_cover()
+    return replace(
+        car_racing_paper(),
+        preset="world-models-doom-take-cover-paper",
+        model=replace(
+            run.model,
+            collect_steps=2_000_000,
+            vision=VisionConfig(latent_size=64, steps=20_000),
+            memory=replace(_DOOM_MEMORY, batch_length=500, steps=40_000),
+            dream=replace(run.model.dream, reward=1.0, max_steps=2_100),
+        ),
+        env=EnvConfig(id="doom/take_cover"),
+        search=SearchConfig(
+            where="dream",
+            population_size=(64,),
+            sigma=(0.1,),
+            episodes=16,
+            weight_decay=0.01,
+            held_out_episodes=100,
+            dreams_per_evaluator=256,
+        ),
+    )
+
+
+_DOOM_MEMORY = MemoryConfig(
+    units=512, restart_input=True, done_weight=10.0, optim=_adam(1e-3, clip_value=1.0)
+)
+_DOOM_CONTROLLER = ControllerConfig(
+    inputs="zch",
+    bias=False,
+    dial=(2, 0, 1),  # left, nothing, right, in EnvPool's numbers
+)
+
+
 def debug() -> RunConfig[WorldModelsConfig]:
     """Every phase within seconds, on the catching game: to exercise everything else quickly."""
     return RunConfig(
@@ -120,5 +200,7 @@ def debug() -> RunConfig[WorldModelsConfig]:
 PRESETS = {
     "world-models-car-racing": car_racing,
     "world-models-car-racing-paper": car_racing_paper,
+    "world-models-doom-take-cover": doom_take_cover,
+    "world-models-doom-take-cover-paper": doom_take_cover_paper,
     "world-models-debug": debug,
 }

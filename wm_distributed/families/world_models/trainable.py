@@ -147,6 +147,17 @@ class WorldModelsTrainable:
             optimizer.load_state_dict(state["optimizers"][name])
         self._generator.set_state(state["generator"])
 
+    def take_over(self, other: WorldModelsTrainable) -> None:
+        """V and M of an earlier run, with their optimisers; C only if it was configured the same.
+
+        Raises:
+            CheckpointError: V or M is of another size.
+        """
+        state = other.state_dict()
+        if other.config.controller != self.config.controller:
+            state["model"]["acting.controller_parameters"] = self.model.acting.controller_parameters
+        self.load_state_dict(state)
+
     def _check_phase(self, phase: str) -> None:
         if phase not in self._optimizers:
             raise ConfigError(f"expected phase {VISION!r} or {MEMORY!r}, got {phase!r}")

@@ -1,21 +1,15 @@
 import dataclasses
 import math
-import time
-from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from wm_distributed.api import EnvSpaces
-from wm_distributed.errors import ConfigError
 from wm_distributed.families.world_models.config import DreamConfig, WorldModelsConfig
 from wm_distributed.families.world_models.dream import (
     Dream,
     DreamNoise,
     DreamState,
-    evaluate_controllers,
 )
 from wm_distributed.families.world_models.mixture import sample
 from wm_distributed.families.world_models.model import ActingModel, WorldModel
@@ -47,10 +41,6 @@ def start_state(model: ActingModel, num_episodes: int) -> DreamState:
 
 def random_noise(*leading: int) -> DreamNoise:
     return DreamNoise(torch.rand(*leading, 4), torch.randn(*leading, 4), torch.rand(*leading))
-
-
-def random_controllers(model: ActingModel, number: int) -> np.ndarray:
-    return np.random.default_rng(3).normal(size=(number, model.controller.num_parameters))
 
 
 def test_a_dream_starts_where_its_context_ends(
@@ -91,24 +81,6 @@ def test_a_step_equals_the_parts_row_by_row(model: ActingModel, small: WorldMode
         drawn = sample(mixture, noise.component[row], noise.normal[row], temperature=1.3)
         torch.testing.assert_close(after.latent[row], drawn)
         torch.testing.assert_close(reward[row], model.memory.reward(memory.hidden[0])[0])
-
-
-def test_only_the_first_step_of_an_episode_is_a_beginning(
-    doom: WorldModelsConfig, doom_spaces: EnvSpaces
-) -> None:
-    model = ActingModel(doom, doom_spaces).requires_grad_(False)
-    seen: list[float] = []
-    original = model.memory.inputs
-
-    def recorded(latent, action, is_first):
-        seen.append(is_first.float().mean().item())
-        return original(latent, action, is_first)
-
-    model.memory.inputs = recorded
-    with_ends(model, NEVER)
-    start = start_state(model, 1)
-    evaluate_controllers(Dream(model, doom), model, random_controllers(model, 1), start, [0], 3)
-    assert seen == [1.0, 0.0, 0.0]
 
 
 def test_temperature_widens_what_is_dreamed(model: ActingModel, small: WorldModelsConfig) -> None:
@@ -167,121 +139,15 @@ def test_equal_seeds_dream_the_same(model: ActingModel, small: WorldModelsConfig
     assert not torch.equal(dreamed[0], dreamed[2])
 
 
-def naive_episode(
-    model: ActingModel, dream: Dream, parameters: np.ndarray, start: DreamState, seed: int
-) -> tuple[float, int]:
-    """One controller in one episode, at most 100 steps, by the parts' definitions."""
-    rng, state = np.random.default_rng(seed), start
-    weight = torch.from_numpy(parameters[:-3].reshape(-1, 3)).float()
-    bias = torch.from_numpy(parameters[-3:]).float()
-    total, blocks = 0.0, []
-    for t in range(100):
-        if t % 64 == 0:
-            normals = rng.standard_normal((64, 4), np.float32)
-            uniforms = rng.random((64, 5), np.float32)
-            blocks = list(zip(torch.from_numpy(normals), torch.from_numpy(uniforms), strict=True))
-        normal, uniform = blocks.pop()
-        features = torch.cat([state.latent, state.memory.hidden], dim=1)
-        action = model.actions.to_env(features @ weight + bias)
-        noise = DreamNoise(uniform[:4], normal, uniform[4])
-        state, reward, done = dream.advance(state, action, noise)
-        total += reward.item()
-        if done:
-            break
-    return total, t + 1
-
-
-def rows(start: DreamState, index: slice) -> DreamState:
-    memory = type(start.memory)(*(tensor[index] for tensor in start.memory))
-    return DreamState(start.latent[index], memory, start.is_first[index])
-
-
-def test_a_population_equals_single_controllers_in_single_episodes(
-    model: ActingModel, small: WorldModelsConfig
-) -> None:
-    with_ends(model, math.log(1 / 30))
-    dream, start, seeds = Dream(model, small), start_state(model, 4), [5, 6, 7, 8]
-    controllers = random_controllers(model, 3)
-    scores = evaluate_controllers(dream, model, controllers, start, seeds, max_steps=100)
-    assert scores.returns.shape == scores.lengths.shape == (3, 4)
-    assert len(set(scores.lengths[0])) > 1
-    for p in range(3):
-        for e, seed in enumerate(seeds):
-            alone = rows(start, slice(e, e + 1))
-            total, length = naive_episode(model, dream, controllers[p], alone, seed)
-            assert scores.lengths[p, e] == length
-            assert scores.returns[p, e] == pytest.approx(total, rel=1e-3, abs=1e-4)
-
-
-@pytest.mark.parametrize("num_episodes", [3, 4])
-def test_a_score_depends_on_no_other_controller(car_spaces: EnvSpaces, num_episodes: int) -> None:
-    config = WorldModelsConfig()
-    model = ActingModel(config, car_spaces).requires_grad_(False)
-    with_ends(model, math.log(1 / 10))
-    dream, start = Dream(model, config), start_state(model, num_episodes)
-    controllers = 0.1 * random_controllers(model, 9)
-    seeds = list(range(num_episodes))
-    together = evaluate_controllers(dream, model, controllers, start, seeds, 20)
-    for some in ([4], [8, 0], [0, 4, 4]):
-        scores = evaluate_controllers(dream, model, controllers[some], start, seeds, 20)
-        np.testing.assert_array_equal(scores.returns, together.returns[some])
-        np.testing.assert_array_equal(scores.lengths, together.lengths[some])
-    assert len(set(together.lengths.flat)) > 1
-
-
-def test_episodes_are_cut_off(model: ActingModel, small: WorldModelsConfig) -> None:
-    start, controllers = start_state(model, 2), random_controllers(model, 3)
-    with_ends(model, NEVER)
-    never = evaluate_controllers(Dream(model, small), model, controllers, start, [0, 1], 12)
-    assert (never.lengths == 12).all()
-    with_ends(model, ALWAYS)
-    at_once = evaluate_controllers(Dream(model, small), model, controllers, start, [0, 1], 12)
-    assert (at_once.lengths == 1).all()
-
-
-def test_controllers_of_another_size_are_refused(
-    model: ActingModel, small: WorldModelsConfig
-) -> None:
-    with pytest.raises(ConfigError, match=r"has 39 parameters, got an array \(2, 867\)"):
-        evaluate_controllers(
-            Dream(model, small), model, np.zeros((2, 867)), start_state(model, 1), [0], 5
-        )
-
-
-def cpu_seconds(function: Callable[[], object]) -> float:
-    """The least of several runs."""
-    times = []
-    for _ in range(5):
-        before = time.process_time()
-        function()
-        times.append(time.process_time() - before)
-    return min(times)
-
-
-def test_a_dreamed_step_costs_little_more_than_its_matrix_products(
-    car_spaces: EnvSpaces,
-) -> None:
-    config = WorldModelsConfig()
-    model = ActingModel(config, car_spaces).requires_grad_(False)
-    with_ends(model, NEVER)
-    dream, start = Dream(model, config), start_state(model, 16)
-    controllers = 0.1 * random_controllers(model, 64)
-    inputs, hidden = torch.randn(1024, 32 + 3 + 256), torch.randn(1024, 256)
-
-    def products() -> None:
-        for _ in range(10):
-            F.linear(inputs, model.memory.weight)
-            F.linear(hidden, model.memory.mixture.weight)
-
-    dreamed = cpu_seconds(
-        lambda: evaluate_controllers(dream, model, controllers, start, range(16), 10)
-    )
-    assert dreamed < 2.5 * cpu_seconds(products)
-
-
 def test_a_dream_starts_from_images_where_no_latents_are_stored(
     model: ActingModel, small: WorldModelsConfig, make_batch
 ) -> None:
     context: TensorBatch = make_batch(2, 3, latents=False)
     state = Dream(model, small).start(context)
     assert state.latent.shape == (2, 4)
+
+
+def test_each_step_is_worth_what_is_set(model: ActingModel, small: WorldModelsConfig) -> None:
+    state = start_state(model, 3)
+    _, step = Dream(model, with_dream(small, reward=4.0)).step(state, torch.zeros(3, 3))
+    assert step.reward.tolist() == [4.0, 4.0, 4.0]

@@ -223,3 +223,30 @@ def test_the_family_builds_what_it_says(
     policy = FAMILY.build_policy(small, car_spaces, 0)
     policy.load_weights(Weights(1, trainable.policy_weights()))
     assert policy.version == 1
+
+
+def test_another_controller_takes_over_vision_and_memory_alone(
+    small: WorldModelsConfig, car_spaces: EnvSpaces, context: TrainContext
+) -> None:
+    earlier = WorldModelsTrainable(small, car_spaces, dataclasses.replace(context, seed=7))
+    earlier.set_controller(np.ones_like(earlier.controller()))
+    same = WorldModelsTrainable(small, car_spaces, context)
+    same.take_over(earlier)
+    assert same.controller().all()
+    z_only = dataclasses.replace(small.controller, inputs="z")
+    config = dataclasses.replace(small, controller=z_only)
+    other = WorldModelsTrainable(config, car_spaces, context)
+    other.take_over(earlier)
+    assert not other.controller().any()
+    for name, tensor in earlier.model.state_dict().items():
+        if "controller" not in name:
+            assert torch.equal(other.model.state_dict()[name], tensor), name
+
+
+def test_another_memory_takes_nothing_over(
+    small: WorldModelsConfig, car_spaces: EnvSpaces, context: TrainContext
+) -> None:
+    memory = dataclasses.replace(small.memory, units=9)
+    other = WorldModelsTrainable(dataclasses.replace(small, memory=memory), car_spaces, context)
+    with pytest.raises(CheckpointError, match="another size"):
+        other.take_over(WorldModelsTrainable(small, car_spaces, context))

@@ -1,0 +1,77 @@
+"""Evaluates candidates in the dream, and the mean solution in the environment that it is for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from actors.candidate_evaluation import CandidateEvaluator
+from wm_distributed.api import TaskSource
+from wm_distributed.timing import WorkMeter
+from wm_distributed.types import MEAN, Array, CandidateTask, EpisodeResult
+
+
+class DividedEvaluator:
+    """A :class:`~wm_distributed.api.TaskEvaluator` of two, which take their steps in turn.
+
+    It leases as many tasks as the dream has room for. Those of the mean solution among them wait
+    until the environment has room.
+    """
+
+    def __init__(self, dream: CandidateEvaluator, reality: CandidateEvaluator) -> None:
+        """Takes both over.
+
+        Args:
+            dream: Gets the candidates, and the mean solution's dreamed episodes.
+            reality: Gets its real ones.
+        """
+        self.num_slots = dream.num_slots
+        self._dream = dream
+        self._reality = reality
+        self._both = (dream, reality)
+        self._meter = WorkMeter("wait")
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(one.num_waiting for one in self._both)
+
+    @property
+    def num_running(self) -> int:
+        return sum(one.num_running for one in self._both)
+
+    @property
+    def busy_seconds(self) -> float:
+        return max(one.busy_seconds for one in self._both)
+
+    def advance(self) -> list[tuple[CandidateTask, EpisodeResult]]:
+        finished: list[tuple[CandidateTask, EpisodeResult]] = []
+        while not finished and (self.num_running or self.num_waiting):
+            finished = self._dream.tick() + self._reality.tick()
+        return finished
+
+    def work(self, source: TaskSource, name: str, backlog: int = 0) -> bool:
+        dream = self._dream
+        wanted = self.num_slots + backlog - dream.num_running - dream.num_waiting
+        with self._meter.measure("wait"):
+            if wanted > 0:
+                self._add(source.lease(name, wanted))
+        finished = self.advance()
+        if finished:
+            with self._meter.measure("wait"):
+                source.tell(finished)
+        return bool(finished)
+
+    def stats(self) -> dict[str, float]:
+        """Sums of both: their shares are of the same time."""
+        _, shares = self._meter.read()
+        total = Counter(self._dream.stats())
+        total.update(self._reality.stats())
+        return {**total, "evaluator/wait_share": shares["wait"]}
+
+    def close(self) -> None:
+        for one in self._both:
+            one.close()
+
+    def _add(self, tasks: list[tuple[CandidateTask, Array]]) -> None:
+        for task, params in tasks:
+            one = self._reality if task.candidate == MEAN else self._dream
+            one.add([(task, params)])
