@@ -29,5 +29,5 @@ def test_values_out_of_range_are_refused(component: str, changed: Any, message: 
 
 
 def test_a_temperature_of_zero_is_refused() -> None:
-    with pytest.raises(ConfigError, match="temperature must be positive .*got 0"):
+    with pytest.raises(ConfigError, match=r"temperature must be positive .*got 0"):
         DreamConfig(temperature=0.0)
