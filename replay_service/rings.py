@@ -55,10 +55,12 @@ class Rings:
         self._layout = layout
         self._columns = columns
         self._shard = shard
+        self._step_bytes = {name: bytes_per_step({name: layout[name]}) for name in layout}
 
     def step_bytes(self, names: Collection[str] = ()) -> int:
         """Bytes of one step's columns, those named or all."""
-        return bytes_per_step(chosen_columns(self._layout, names, f"replay shard {self._shard}"))
+        chosen = chosen_columns(self._layout, names, f"replay shard {self._shard}")
+        return sum(self._step_bytes[name] for name in chosen)
 
     @property
     def nbytes(self) -> int:

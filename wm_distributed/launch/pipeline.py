@@ -28,7 +28,13 @@ from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.pipeline_source import DONE_FILE, adopt
 from wm_distributed.launch.plan import PHASES_DONE, Plan
 from wm_distributed.launch.run_dir import RunDir, read_json, write_json
-from wm_distributed.launch.runtime import FinalEvaluation, RunStatus, Runtime, Which
+from wm_distributed.launch.runtime import (
+    FinalEvaluation,
+    RunStatus,
+    Runtime,
+    Which,
+    make_training_runtime,
+)
 from wm_distributed.launch.search_runtime import SearchRuntime, make_search_runtime
 from wm_distributed.types import Array, Weights
 
@@ -119,7 +125,7 @@ class PipelineRuntime:
         phase = self._stages[self._done % len(self._stages)]
         plan = replace(self._plan, round=self._round)
         if phase is None:
-            self._child = _learn_runtime(plan, resume=self._resumes())
+            self._child = make_training_runtime(plan, resume=self._resumes())
         else:
             self._child = self._search = self._search_runtime(plan, phase)
         self._child.start()
@@ -197,13 +203,3 @@ class PipelineRuntime:
         if self._done % len(self._stages) == 0:
             state["turns"] = self._plan.first_turn()  # of the next round
         self._plan.open_checkpoints(trainable, dict).save(state, counters)
-
-
-def _learn_runtime(plan: Plan, *, resume: bool) -> Runtime:
-    if plan.config.runtime.kind == "inline":
-        from wm_distributed.launch.inline_runtime import InlineRuntime
-
-        return InlineRuntime(plan, resume=resume)
-    from wm_distributed.launch.ray_runtime import RayRuntime
-
-    return RayRuntime(plan, resume=resume)

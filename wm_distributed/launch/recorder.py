@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Self
 
@@ -42,11 +43,10 @@ class Recorder:
         self._run_dir = run_dir
         self._next_row = -math.inf
         self.endpoint = None if metrics_port is None else PrometheusEndpoint(metrics_port)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._close_endpoint)
             self._events = EventFile(run_dir)
-        except BaseException:
-            self._close_endpoint()
-            raise
+            undo.pop_all()
 
     def __enter__(self) -> Self:
         """Is open since it was made."""

@@ -27,6 +27,7 @@ from wm_distributed.types import Array, EpisodeResult
 
 if TYPE_CHECKING:
     from learners.population import GenerationRecord
+    from wm_distributed.launch.plan import Plan
 
 Role = Literal["actor", "gateway", "shard", "limiter", "learner", "server", "evaluator", "search"]
 Which = Literal["newest", "best"]
@@ -221,7 +222,12 @@ def make_runtime(config: RunConfig[Any], run_dir: Path, *, resume: bool) -> Runt
         from wm_distributed.launch.search_runtime import make_search_runtime
 
         return make_search_runtime(plan, None, resume=resume)
-    if config.runtime.kind == "inline":
+    return make_training_runtime(plan, resume=resume)
+
+
+def make_training_runtime(plan: Plan, *, resume: bool) -> Runtime:
+    """The runtime of actors and learner, for a checked run or for a stage of a pipeline."""
+    if plan.config.runtime.kind == "inline":
         from wm_distributed.launch.inline_runtime import InlineRuntime
 
         return InlineRuntime(plan, resume=resume)

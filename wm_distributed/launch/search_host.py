@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -194,16 +195,15 @@ class SearchHost:
         return unpack_array(state.get("start"), "start")
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        try:
-            self._server.load_state_dict(state)
-        except SearchError as error:
-            self.close()
-            raise CheckpointError(
-                f"{self._spec.files.journal} is not of this search: {error}"
-            ) from error
-        except BaseException:
-            self.close()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            try:
+                self._server.load_state_dict(state)
+            except SearchError as error:
+                raise CheckpointError(
+                    f"{self._spec.files.journal} is not of this search: {error}"
+                ) from error
+            undo.pop_all()
 
     def _why_ended(self) -> str:
         """Why no further candidates are evaluated, in words; empty while they are."""

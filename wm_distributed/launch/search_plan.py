@@ -136,9 +136,10 @@ def plan_search(
 
 def _checksum(plan: Plan, weights: Weights | None, starts: Columns | None) -> int:
     """Of what candidates are evaluated with, and in the dream of all that it is made of."""
-    checksum = 0 if weights is None else zlib.crc32(weights.buffer.tobytes())
+    checksum = 0 if weights is None else zlib.crc32(weights.buffer.data)
     if starts is not None:
         checksum = zlib.crc32(repr(plan.config.model).encode(), checksum)
         for name, column in sorted(starts.items()):
-            checksum = zlib.crc32(name.encode() + column.tobytes(), checksum)
+            checksum = zlib.crc32(name.encode(), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(column).data, checksum)
     return checksum

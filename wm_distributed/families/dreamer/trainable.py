@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from wm_distributed.api import EnvSpaces, Report, TrainContext, TrainOutput
-from wm_distributed.errors import CheckpointError
 from wm_distributed.families.dreamer import behavior, world_model
 from wm_distributed.families.dreamer.config import DreamerConfig
 from wm_distributed.families.dreamer.inputs import (
@@ -23,6 +22,7 @@ from wm_distributed.families.dreamer.model import DreamerModel, check_spaces
 from wm_distributed.families.dreamer.report import open_loop_report
 from wm_distributed.families.dreamer.rssm import Posterior
 from wm_distributed.nets.config import OptimConfig
+from wm_distributed.nets.loading import load_model
 from wm_distributed.nets.optim import FlatOptimizer
 from wm_distributed.ops.normalize import PercentileScale
 from wm_distributed.types import IS_FIRST, Array, TensorBatch
@@ -119,12 +119,7 @@ class DreamerTrainable:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("family") != "dreamer":
-            raise CheckpointError(
-                f"expected a checkpoint of family 'dreamer', got {state.get('family')!r}"
-            )
-        _check_same_shapes(self.model.state_dict(), state["model"])
-        self.model.load_state_dict(state["model"])
+        load_model(self.model, state, "dreamer")
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self._return_scale.load_state_dict(state["return_scale"])
@@ -147,19 +142,3 @@ def _parameter_groups(
         else:
             groups[name] = (params, optim)
     return groups
-
-
-def _check_same_shapes(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
-    """Refuses parameters of another size.
-
-    Raises:
-        CheckpointError: Names or shapes differ; the message names the first.
-    """
-    for name in sorted(own.keys() | loaded.keys()):
-        expected = tuple(own[name].shape) if name in own else None
-        got = tuple(loaded[name].shape) if name in loaded else None
-        if expected != got:
-            raise CheckpointError(
-                f"checkpoint of another size: {name} should have shape {expected}, got {got}; "
-                "use the configuration and environment that it was saved with"
-            )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wm_distributed.api import EnvSpaces, Report, TrainContext, TrainOutput
-from wm_distributed.errors import CheckpointError, ConfigError
+from wm_distributed.errors import ConfigError
 from wm_distributed.families.iris import report
 from wm_distributed.families.iris.actor_critic import actor_critic_losses
 from wm_distributed.families.iris.behavior import imagine
@@ -26,6 +26,7 @@ from wm_distributed.families.iris.steps import seed_from, to_pixels, transitions
 from wm_distributed.families.iris.tokenizer import tokenizer_losses
 from wm_distributed.families.iris.transformer import matrices
 from wm_distributed.families.iris.world_model import world_model_losses
+from wm_distributed.nets.loading import load_model
 from wm_distributed.nets.optim import FlatOptimizer
 from wm_distributed.types import Array, TensorBatch
 from wm_distributed.weights import pack_weights
@@ -157,17 +158,7 @@ class IrisTrainable:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("family") != "iris":
-            raise CheckpointError(
-                f"expected a checkpoint of family 'iris', got {state.get('family')!r}"
-            )
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"checkpoint of another size: {error}; use the configuration and environment that "
-                "it was saved with"
-            ) from error
+        load_model(self.model, state, "iris")
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self._generator.set_state(state["generator"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wm_distributed.api import EnvSpaces, Report, TrainContext, TrainOutput
-from wm_distributed.errors import CheckpointError, ConfigError
+from wm_distributed.errors import ConfigError
 from wm_distributed.families.world_models import losses
 from wm_distributed.families.world_models.config import (
     ENCODE,
@@ -23,6 +23,7 @@ from wm_distributed.families.world_models.losses import Terms
 from wm_distributed.families.world_models.model import WorldModel, check_spaces
 from wm_distributed.families.world_models.report import memory_report, vision_report
 from wm_distributed.families.world_models.vision import to_pixels
+from wm_distributed.nets.loading import load_model
 from wm_distributed.nets.optim import FlatOptimizer
 from wm_distributed.types import IS_FIRST, Array, TensorBatch
 from wm_distributed.weights import pack_weights
@@ -132,17 +133,7 @@ class WorldModelsTrainable:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("family") != "world_models":
-            raise CheckpointError(
-                f"expected a checkpoint of family 'world_models', got {state.get('family')!r}"
-            )
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"checkpoint of another size: {error}; use the configuration and environment that "
-                "it was saved with"
-            ) from error
+        load_model(self.model, state, "world_models")
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self._generator.set_state(state["generator"])
