@@ -389,12 +389,20 @@ class RunConfig(Generic[FamilyConfigT]):
             "learner.num_ranks": self.learner.num_ranks,
             "learner.prefetch_batches": self.learner.prefetch_batches,
             "learner.publish_every_steps": self.learner.publish_every_steps,
+            "learner.log_every_steps": self.learner.log_every_steps,
+            "learner.keep_checkpoints": self.learner.keep_checkpoints,
+            "eval.episodes": self.eval.episodes,
+            "eval.final_episodes": self.eval.final_episodes,
+            "eval.envs": self.eval.envs,
             "env.action_repeat": self.env.action_repeat,
             "env.image_size": self.env.image_size,
         }
         for name, value in positive.items():
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+        for name, value in (("seed", self.seed), ("learner.num_threads", self.learner.num_threads)):
+            if value < 0:
+                raise ConfigError(f"{name} must not be negative, got {value}")
         fewest = 1 if self.gateway.port is None else 0  # all simulators may be outside
         if self.actors.num_actors < fewest:
             raise ConfigError(

@@ -7,7 +7,9 @@ import pytest
 
 from wm_distributed.config import (
     ActorConfig,
+    EvalConfig,
     GatewayConfig,
+    LearnerConfig,
     ReplayConfig,
     RunConfig,
     SearchConfig,
@@ -22,6 +24,15 @@ BASE: RunConfig[None] = RunConfig(family="dreamer", model=None)
 def test_counts_below_one_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"actors\.num_actors must be at least 1, got 0"):
         replace(BASE, actors=ActorConfig(num_actors=0))
+    with pytest.raises(ConfigError, match=r"learner\.keep_checkpoints must be at least 1, got 0"):
+        replace(BASE, learner=LearnerConfig(keep_checkpoints=0))
+    with pytest.raises(ConfigError, match=r"eval\.final_episodes must be at least 1, got 0"):
+        replace(BASE, eval=EvalConfig(final_episodes=0))
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="seed must not be negative, got -1"):
+        replace(BASE, seed=-1)
 
 
 def test_a_gateway_s_streams_count_and_may_be_all_there_are() -> None:

@@ -5,6 +5,7 @@ What a command needs is imported when it runs, so that help, lists and mistakes 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, UnknownNameError, WmError
+from wm_distributed.threads import thread_env
 
 if TYPE_CHECKING:
     from wm_distributed.launch.run_dir import RunDir
@@ -30,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; None takes those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before torch is imported: this process trains, too, in the inline runtime.
+    os.environ.setdefault("OMP_WAIT_POLICY", thread_env(1)["OMP_WAIT_POLICY"])
     # Like `python -m`: families, presets and environments of one's own are found from here.
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -78,7 +82,7 @@ def resume(argv: list[str]) -> int:
 
 
 def evaluate(argv: list[str]) -> int:
-    """Evaluates the newest checkpoint of a run beside the random policy."""
+    """Evaluates the best or the newest checkpoint of a run beside the random policy."""
     from wm_distributed.launch.eval_command import evaluate_run
 
     if not argv:

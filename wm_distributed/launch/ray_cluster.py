@@ -104,6 +104,8 @@ class RayCluster:
         settings = {name: os.environ.get(name, value) for name, value in CLUSTER_SETTINGS.items()}
         environment = {
             MARK_VARIABLE: self._mark,
+            # Ray's own agents rename themselves; without this they lose the mark in doing so.
+            "SPT_NOENV": "1",
             "PYTHONPATH": _import_path(),
             **settings,
             **worker_environment(),

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,15 @@ def made(monkeypatch: pytest.MonkeyPatch, fake_runtime: Any) -> list[dict[str, A
     monkeypatch.setattr(runtime_module, "make_runtime", make)
     monkeypatch.setattr(drive_module, "write_pictures", lambda *_: None)
     return calls
+
+
+def test_idle_threads_sleep_also_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    main(["list"])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    main(["list"])
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def failure(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

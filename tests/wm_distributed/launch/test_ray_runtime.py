@@ -97,6 +97,21 @@ def test_data_flow_through_every_process_and_each_batch_is_exact(run: Watched) -
     run.until(lambda _: any(s.reports for s in run.statuses))
 
 
+def children_of(pid: int) -> set[int]:
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for path in lists for child in path.read_text().split()}
+
+
+def test_everything_that_ray_has_started_can_be_recognised_and_so_ended(run: Watched) -> None:
+    mark = run.runtime._cluster._mark
+    (raylet,) = (
+        pid for pid in marked_processes(mark) if Path(f"/proc/{pid}/comm").read_text() == "raylet\n"
+    )
+    assert len(children_of(raylet)) > 8
+    # One that is just being replaced by another program has no mark for a moment.
+    run.until(lambda _: children_of(raylet) <= set(marked_processes(mark)))
+
+
 def test_the_replay_ratio_is_kept(run: Watched) -> None:
     status = run.until(lambda s: s.env_steps > 3000)
     assert status.metrics["limiter/ratio"] == pytest.approx(4.0, rel=0.02)
