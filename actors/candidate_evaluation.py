@@ -22,8 +22,9 @@ import numpy as np
 from actors.actions import executable_action
 from actors.episode_slots import blank_action
 from actors.episodes import EpisodeTracker
-from wm_distributed.api import CandidateActor, SeededEpisodes, SupportsStats, TaskSource
-from wm_distributed.config import EpisodeLimits
+from wm_distributed.candidates import CandidateActor, SeededEpisodes, TaskSource
+from wm_distributed.roles import SupportsStats
+from wm_distributed.search_config import EpisodeLimits
 from wm_distributed.timing import WorkMeter
 from wm_distributed.types import Array, CandidateTask, EnvStep, EpisodeResult
 
@@ -43,7 +44,7 @@ class _Job:
 
 
 class CandidateEvaluator:
-    """A :class:`~wm_distributed.api.TaskEvaluator` whose slots take the next task when one ends.
+    """A :class:`~wm_distributed.candidates.TaskEvaluator` of N slots, refilled as they end.
 
     The result of a task depends on the task and its parameters, and not on the slot, on the other
     episodes or on what ran before. One thread calls it; another may read the stats.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from actors.candidate_evaluation import CandidateEvaluator
-from wm_distributed.api import TaskSource
+from wm_distributed.candidates import TaskSource
 from wm_distributed.timing import WorkMeter
 from wm_distributed.types import MEAN, Array, CandidateTask, EpisodeResult
 
 
 class DividedEvaluator:
-    """A :class:`~wm_distributed.api.TaskEvaluator` of two, which take their steps in turn.
+    """A :class:`~wm_distributed.candidates.TaskEvaluator` of two, which take their steps in turn.
 
     It leases as many tasks as the dream has room for. Those of the mean solution among them wait
     until the environment has room.

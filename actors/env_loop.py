@@ -25,8 +25,9 @@ from actors.actions import executable_action
 from actors.episodes import EpisodeTracker
 from actors.sequence_writer import SequenceWriter
 from actors.watchdog import Watchdog
-from wm_distributed.api import Policy, RateLimiter, ReplayWriter, VectorEnv, WeightsSource
+from wm_distributed.api import Policy, VectorEnv
 from wm_distributed.errors import EnvError
+from wm_distributed.roles import RateLimiter, ReplayWriter, WeightsSource
 from wm_distributed.timing import WorkMeter
 from wm_distributed.types import EnvStep, EpisodeResult
 

@@ -19,7 +19,7 @@ SeededEnv = Callable[[int], VectorEnv]
 
 
 class EpisodeSlots:
-    """The :class:`~wm_distributed.api.SeededEpisodes` of an environment.
+    """The :class:`~wm_distributed.candidates.SeededEpisodes` of an environment.
 
     Each episode is the first one of an environment made for it. So it depends on its seed alone,
     and not on its slot or on what ran there before. EnvPool seeds an environment only when it is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wm_distributed.api import ReplayWriter
+from wm_distributed.roles import ReplayWriter
 from wm_distributed.types import (
     ACTION,
     IS_FIRST,

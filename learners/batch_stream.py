@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wm_distributed.api import ReplayReader
 from wm_distributed.errors import DeadlineError
+from wm_distributed.roles import ReplayReader
 from wm_distributed.types import (
     Array,
     Columns,

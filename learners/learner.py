@@ -30,11 +30,12 @@ from learners.metric_window import MetricWindow
 from learners.process_group import local_batch_size
 from learners.turns import PhaseTurns
 from learners.write_back import begin_write_back, refuse_unswept
-from wm_distributed.api import Phase, Report, Trainable, WeightsSink
+from wm_distributed.api import Phase, Report, Trainable
 from wm_distributed.checkpoint import Checkpointer
 from wm_distributed.collective import Collective
 from wm_distributed.config import LearnerConfig
 from wm_distributed.errors import CheckpointError, EndOfSweepError, WmError
+from wm_distributed.roles import WeightsSink
 from wm_distributed.seeding import random_state, set_random_state
 from wm_distributed.timing import WorkMeter
 from wm_distributed.types import (

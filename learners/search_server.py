@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from learners.population.journal import ResultJournal
-from wm_distributed.api import PopulationSearch, SupportsStats
+from wm_distributed.candidates import PopulationSearch
+from wm_distributed.roles import SupportsStats
 from wm_distributed.timing import WorkMeter
 from wm_distributed.types import Array, CandidateTask, EpisodeResult
 

@@ -9,13 +9,14 @@ from replay_service.handles import LimiterHandle, ShardHandle
 from replay_service.reader import BatchReader
 from replay_service.sweep import SweepReader
 from replay_service.writer import ChunkWriter
-from wm_distributed.api import DataSpec, ReplayReader
+from wm_distributed.api import DataSpec
 from wm_distributed.errors import ReplayError
+from wm_distributed.roles import ReplayReader
 from wm_distributed.types import ReplayUpdate, SequenceBatch, SequenceChunk
 
 
 class ReplayClient:
-    """A :class:`~wm_distributed.api.ReplayWriter`, and with a ``spec`` also a ``ReplayReader``.
+    """A :class:`~wm_distributed.roles.ReplayWriter`, and with a ``spec`` also a ``ReplayReader``.
 
     One thread calls it. A shard that dies is left out until it answers again; what was on its way
     to it is lost.

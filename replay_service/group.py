@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 
 from replay_service.handles import ShardHandle
-from wm_distributed.api import Pending
 from wm_distributed.errors import DeadlineError, WorkerDiedError
+from wm_distributed.roles import Pending
 
 logger = logging.getLogger(__name__)
 

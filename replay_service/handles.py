@@ -1,7 +1,7 @@
 """How a client reaches shards and the limiter, wherever they run, and the in-process handles.
 
 Over Ray the same handles are made in ``wm_distributed.launch``: a call sends at once and the
-returned :class:`~wm_distributed.api.Pending` waits for the answer.
+returned :class:`~wm_distributed.roles.Pending` waits for the answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from replay_service.messages import (
     Sequences,
     ShardUpdate,
 )
-from wm_distributed.api import Pending, RateLimiter
+from wm_distributed.roles import Pending, RateLimiter
 from wm_distributed.types import SequenceChunk
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 
 class ReplayRatioLimiter:
-    """A :class:`~wm_distributed.api.RateLimiter`; any thread may call it.
+    """A :class:`~wm_distributed.roles.RateLimiter`; any thread may call it.
 
     A reservation counts when it is granted. With timeouts of zero nothing waits: whoever is refused
     lets the other side go first, which is how one process runs both in lockstep.

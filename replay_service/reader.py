@@ -19,8 +19,9 @@ from replay_service.group import ShardGroup
 from replay_service.handles import LimiterHandle
 from replay_service.messages import Holding, Picks, SampleRequest, Sequences
 from replay_service.routing import BatchBuilder, Chosen, split_update, spread
-from wm_distributed.api import DataSpec, Pending
+from wm_distributed.api import DataSpec
 from wm_distributed.errors import ConfigError, DeadlineError, WorkerDiedError
+from wm_distributed.roles import Pending
 from wm_distributed.types import ReplayUpdate, SequenceBatch
 
 _MAX_UPDATES_IN_FLIGHT = 8
@@ -30,7 +31,7 @@ _Answers = list[tuple[int, Pending[Sequences]]]  # from the shards of these numb
 
 
 class BatchReader:
-    """A :class:`~wm_distributed.api.ReplayReader`. One thread calls it."""
+    """A :class:`~wm_distributed.roles.ReplayReader`. One thread calls it."""
 
     def __init__(
         self,

@@ -9,15 +9,16 @@ from replay_service.group import ShardGroup
 from replay_service.handles import LimiterHandle
 from replay_service.messages import Picks, SampleRequest, Sequences
 from replay_service.routing import BatchBuilder, split_update
-from wm_distributed.api import DataSpec, Pending
+from wm_distributed.api import DataSpec
 from wm_distributed.errors import ConfigError, DeadlineError, EndOfSweepError, WorkerDiedError
+from wm_distributed.roles import Pending
 from wm_distributed.types import ReplayUpdate, SequenceBatch
 
 _POLL_SECONDS = 0.05
 
 
 class SweepReader:
-    """A :class:`~wm_distributed.api.ReplayReader` that goes through all shards.
+    """A :class:`~wm_distributed.roles.ReplayReader` that goes through all shards.
 
     One thread calls it. Nothing is prefetched: a batch is read after the update of the one before
     has been stored. Every rank reads everything. Nobody may insert meanwhile.

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from replay_service.group import ShardGroup
 from replay_service.messages import InsertReceipt
 from replay_service.routing import home_shard
-from wm_distributed.api import Pending
 from wm_distributed.errors import WorkerDiedError
+from wm_distributed.roles import Pending
 from wm_distributed.types import SequenceChunk, StreamId
 
 _ASK_SECONDS = 0.1
 
 
 class ChunkWriter:
-    """A :class:`~wm_distributed.api.ReplayWriter`. One thread calls it.
+    """A :class:`~wm_distributed.roles.ReplayWriter`. One thread calls it.
 
     A stream always goes to the same shard, or while that is down to another; the sequence numbers
     tell both shards where the stream was torn.

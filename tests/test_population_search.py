@@ -10,8 +10,9 @@ from actors.candidate_evaluation import CandidateEvaluator
 from actors.episode_slots import EpisodeSlots
 from learners.population import Archipelago
 from learners.search_server import SearchServer
-from wm_distributed.config import EnvConfig, SearchConfig
+from wm_distributed.config import EnvConfig
 from wm_distributed.envs import env_spaces, make_vector_env
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.types import ActMode, Array, Columns, EnvStep, Weights
 
 ENV = EnvConfig(id="gym/CartPole-v1", max_episode_steps=200)

@@ -1,9 +1,10 @@
-"""The interfaces through which the packages meet. Read this and ``types.py`` first.
+"""What environments and world-model families are. Read this and ``types.py`` first.
 
-``actors``, ``replay_service`` and ``learners`` never import each other: an actor sees replay as a
-:class:`ReplayWriter` and a :class:`RateLimiter`, a learner sees it as a :class:`ReplayReader`, and
-both see the parameter server as a :class:`WeightsSource` or :class:`WeightsSink`. ``launch`` joins
-them, in one process or over Ray. A world-model family is a :class:`FamilySpec`.
+A family is a :class:`FamilySpec`. ``actors``, ``replay_service`` and ``learners`` never import each
+other: they meet through the Protocols here, in ``roles.py`` (an actor sees replay as a ReplayWriter
+and a RateLimiter, a learner as a ReplayReader; the parameter server is a WeightsSource to the one
+and a WeightsSink to the other) and in ``candidates.py`` (population search). ``launch`` joins them,
+in one process or over Ray.
 
 ::
 
@@ -16,22 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from gymnasium import spaces
 
+from wm_distributed.candidates import CandidateActor, SeededEpisodes
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError
 from wm_distributed.types import (
     ActMode,
     Array,
-    CandidateTask,
     Columns,
     EnvStep,
-    EpisodeResult,
-    ReplayUpdate,
-    SequenceBatch,
-    SequenceChunk,
     TensorBatch,
     Weights,
 )
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from wm_distributed.collective import Collective
 
 ActionSpace = spaces.Discrete | spaces.Box
-T_co = TypeVar("T_co", covariant=True)
 
 
 # ---------------------------------------------------------------------------------- environments
@@ -112,70 +108,9 @@ class Policy(Protocol):
         """Takes over a published version."""
 
 
-class CandidateActor(Protocol):
-    """Acts in N environments, or dreams, with another parameter vector in each.
-
-    What it does in one environment depends on that one's observations, parameters and seed, to the
-    last bit, and not on the others or on its index; the number of environments may matter.
-    """
-
-    def initial_state(self, num_envs: int) -> Any:
-        """As a :class:`Policy`."""
-
-    def act(self, state: Any, step: EnvStep, mode: ActMode) -> tuple[Array, Any, Columns]:
-        """As a :class:`Policy`."""
-
-    @property
-    def num_parameters(self) -> int:
-        """Size P of the parameter vector."""
-
-    def assign(self, env: int, parameters: Array, seed: int) -> None:
-        """Gives one environment its parameters, from its next ``is_first`` on.
-
-        Args:
-            env: Index of the environment.
-            parameters: ``float64 (P,)``.
-            seed: Of whatever is random in the policy.
-        """
-
-
 @runtime_checkable
 class CandidatePolicy(CandidateActor, Policy, Protocol):
     """A policy that can be given another parameter vector in each environment."""
-
-
-class SeededEpisodes(Protocol):
-    """N slots, in each of which an episode runs, of an environment or of a dream, or none.
-
-    An episode depends on its seed and its actions, to the last bit, and not on its slot, on the
-    other slots or on what ran there before; N may matter.
-    """
-
-    num_slots: int
-    spaces: EnvSpaces
-
-    def start(self, slot: int, seed: int) -> None:
-        """Begins an episode instead of what was in the slot; the next ``step`` gives its start."""
-
-    def stop(self, slot: int) -> None:
-        """Empties a slot."""
-
-    def step(self, action: Array) -> EnvStep:
-        """The next step of every episode; an episode's first ``step`` ignores its action.
-
-        The slot of an episode that has ended is empty afterwards. Where an environment fails, its
-        episode ends there, with the reward NaN. The rows of empty slots are zeros with
-        ``is_first``.
-
-        Args:
-            action: ``int (N,)`` or ``float32 (N, A)``.
-
-        Raises:
-            EnvError: Too many episodes in a row failed; this is the last one's.
-        """
-
-    def close(self) -> None:
-        """Empties all slots."""
 
 
 @dataclass(frozen=True)
@@ -277,28 +212,6 @@ class Simulator(Protocol):
 
     def step(self, state: Any, action: torch.Tensor) -> tuple[Any, SimulatedStep]:
         """The imagined step that follows ``action``: ``(B,)`` integers or ``(B, A)``."""
-
-
-class PopulationSearch(Protocol):
-    """Black-box search over a policy's parameter vector; maximises."""
-
-    def ask(self) -> list[tuple[CandidateTask, Array]]:
-        """Tasks of the current generation that have no result yet, with their parameters."""
-
-    def tell(self, task: CandidateTask, result: EpisodeResult) -> bool:
-        """Takes a result; False if it was already there or came too late."""
-
-    def best(self) -> Array:
-        """The mean solution: what is reported and evaluated."""
-
-    def should_stop(self) -> bool:
-        """Whether the search has converged or spent its budget."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything, with the random state, so that a resumed search asks the same."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,129 +362,3 @@ class FamilySpec:
     build_simulator: Callable[[Any], Simulator] | None = None
     build_dream: BuildDream | None = None
     check: Callable[[Any, EnvSpaces], None] | None = None
-
-
-# ----------------------------------------------------------- how the roles see each other
-
-
-class TaskEvaluator(Protocol):
-    """Runs the tasks of a population search. One thread calls it; another may read the stats."""
-
-    num_slots: int
-    """Episodes that it runs side by side."""
-
-    @property
-    def num_waiting(self) -> int:
-        """Tasks that have been added and not begun."""
-
-    @property
-    def num_running(self) -> int:
-        """Episodes under way."""
-
-    @property
-    def busy_seconds(self) -> float:
-        """How long the environments have been asked for a step that has not come yet."""
-
-    def advance(self) -> list[tuple[CandidateTask, EpisodeResult]]:
-        """Acts until at least one episode has ended; the results, empty if there is no task."""
-
-    def work(self, source: TaskSource, name: str, backlog: int = 0) -> bool:
-        """One round: leases tasks, acts until an episode ends, and tells the results.
-
-        Args:
-            source: Where tasks come from and results go.
-            name: This evaluator's name.
-            backlog: Tasks to hold beyond those that run, so that no slot waits for the source.
-
-        Returns:
-            False if there was nothing to do.
-        """
-
-    def stats(self) -> dict[str, float]:
-        """Metrics of the time since the last call."""
-
-    def close(self) -> None:
-        """Closes the environments; tasks that have not ended are forgotten."""
-
-
-class TaskSource(Protocol):
-    """How an evaluator gets candidates to evaluate, and sends what they are worth."""
-
-    def lease(self, evaluator: str, count: int) -> list[tuple[CandidateTask, Array]]:
-        """At most ``count`` tasks with their parameters ``float64 (P,)``; none if none is free."""
-
-    def tell(self, results: Sequence[tuple[CandidateTask, EpisodeResult]]) -> int:
-        """Takes results; how many were new."""
-
-
-class Pending(Protocol[T_co]):
-    """The answer to a call that may still be under way in another process."""
-
-    def done(self) -> bool:
-        """Whether :meth:`result` would return at once."""
-
-    def result(self, timeout_seconds: float) -> T_co:
-        """The answer.
-
-        Raises:
-            DeadlineError: It did not come in time.
-            WorkerDiedError: The process that should answer is gone.
-        """
-
-
-class ReplayWriter(Protocol):
-    """How an actor inserts."""
-
-    def insert(self, chunks: Sequence[SequenceChunk]) -> None:
-        """Sends chunks to their shards; blocks while too many inserts are unanswered.
-
-        The caller may reuse the chunks' arrays after the call.
-        """
-
-    def flush(self) -> None:
-        """Waits until everything sent has been stored."""
-
-
-class ReplayReader(Protocol):
-    """How a learner samples and writes back. One thread calls it."""
-
-    def sample(self) -> SequenceBatch:
-        """The next batch of this rank; blocks, up to the deadline, for data and for the ratio."""
-
-    def update(self, update: ReplayUpdate) -> None:
-        """Writes latents and priorities back; does not wait."""
-
-    def waited_seconds(self) -> Mapping[str, float]:
-        """Time spent blocked since the start, by cause: ``ratio``, ``data``, ``transfer``."""
-
-
-class RateLimiter(Protocol):
-    """Keeps trained steps per environment step near the aimed ratio, over the whole run."""
-
-    def reserve_insert(self, env_steps: int, timeout_seconds: float) -> bool:
-        """Blocks until so many steps may be added; False if they still may not."""
-
-    def reserve_sample(self, train_steps: int, timeout_seconds: float) -> bool:
-        """Blocks until so many steps may be trained on; False if they still may not."""
-
-
-class WeightsSource(Protocol):
-    """How an actor gets weights."""
-
-    def fetch(self, newer_than: int) -> Weights | None:
-        """The newest weights if their version is higher, else None; does not wait for one."""
-
-
-class WeightsSink(Protocol):
-    """How a learner publishes weights."""
-
-    def publish(self, weights: Weights) -> None:
-        """Makes a version available; older ones may be forgotten."""
-
-
-@runtime_checkable
-class SupportsStats(Protocol):
-    """Every role reports scalars by metric name, for the display and the metrics."""
-
-    def stats(self) -> Mapping[str, float]:
-        """Current values, named as in ``metrics.py``."""

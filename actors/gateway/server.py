@@ -33,8 +33,9 @@ from actors.gateway.protocol import (
     encode_welcome,
 )
 from actors.gateway.sessions import ActingSession, InsertingSession, Session
-from wm_distributed.api import EnvSpaces, Policy, RateLimiter, ReplayWriter, WeightsSource
+from wm_distributed.api import EnvSpaces, Policy
 from wm_distributed.errors import CodecError, GatewayError
+from wm_distributed.roles import RateLimiter, ReplayWriter, WeightsSource
 
 logger = logging.getLogger(__name__)
 

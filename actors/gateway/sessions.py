@@ -17,9 +17,10 @@ from actors.episodes import EpisodeTracker
 from actors.gateway.layout import StepLayout, check_begins, env_step
 from actors.gateway.protocol import Ticket, decode_step, encode_action, encode_stored
 from actors.sequence_writer import SequenceWriter
-from wm_distributed.api import Policy, ReplayWriter
+from wm_distributed.api import Policy
 from wm_distributed.codec import decode_chunk, encode_chunk, encode_message
 from wm_distributed.errors import GatewayError
+from wm_distributed.roles import ReplayWriter
 from wm_distributed.types import (
     ACTION,
     IS_FIRST,

@@ -12,8 +12,8 @@ import numpy as np
 
 from learners.population.island import COUNTERS, Island
 from learners.population.records import Evaluation, GenerationRecord
-from wm_distributed.config import SearchConfig
 from wm_distributed.errors import CheckpointError, ConfigError, SearchError
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.seeding import MAX_ENVS
 from wm_distributed.types import Array, CandidateTask, EpisodeResult
 
@@ -26,7 +26,9 @@ Ask = tuple[CandidateTask, Array]
 
 
 class Archipelago:
-    """A :class:`~wm_distributed.api.PopulationSearch` of one island or more. One thread uses it.
+    """A :class:`~wm_distributed.candidates.PopulationSearch` of one island or more.
+
+    One thread uses it.
 
     The course of an island follows from the configuration and the seed alone, whichever evaluator
     answers when. It does not with a quorum below 1 or with migration, which depend on what comes

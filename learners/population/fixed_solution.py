@@ -15,7 +15,7 @@ ISLAND = -1
 
 
 class FixedSolution:
-    """A :class:`~wm_distributed.api.PopulationSearch` that only evaluates. One thread uses it."""
+    """A :class:`~wm_distributed.candidates.PopulationSearch` that only evaluates, in one thread."""
 
     def __init__(self, params: Array, seeds: Sequence[int]) -> None:
         """Asks for one episode under each seed.

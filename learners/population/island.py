@@ -23,8 +23,8 @@ from learners.population.plain import pack_array, unpack_array
 from learners.population.records import Evaluation, GenerationRecord
 from learners.population.restarts import Restarts, Run
 from learners.population.result_table import ResultTable
-from wm_distributed.config import SearchConfig
 from wm_distributed.errors import CheckpointError, SearchError
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.seeding import evaluation_seed, search_generator, search_seed
 from wm_distributed.types import DREAMED_MEAN, MEAN, Array, CandidateTask, EpisodeResult
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from wm_distributed.api import PopulationSearch
+from wm_distributed.candidates import PopulationSearch
 from wm_distributed.errors import CheckpointError, RunDirError
 from wm_distributed.types import CandidateTask, EpisodeResult
 

@@ -11,8 +11,8 @@ import pytest
 from actors.candidate_evaluation import CandidateEvaluator
 from actors.episode_slots import EpisodeSlots
 from wm_distributed.api import EnvSpaces, VectorEnv
-from wm_distributed.config import EpisodeLimits
 from wm_distributed.metrics import METRICS
+from wm_distributed.search_config import EpisodeLimits
 from wm_distributed.testing import CountingVectorEnv
 from wm_distributed.types import (
     ActMode,

@@ -13,7 +13,7 @@ import numpy as np
 
 from learners.population import Archipelago, ResultJournal
 from learners.search_server import SearchServer
-from wm_distributed.config import SearchConfig
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.types import Array, CandidateTask, EpisodeResult
 
 

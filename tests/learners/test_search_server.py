@@ -11,8 +11,8 @@ import pytest
 
 from learners.population import Archipelago, ResultJournal
 from learners.search_server import SearchServer
-from wm_distributed.config import SearchConfig
 from wm_distributed.metrics import METRICS
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.types import Array, CandidateTask, EpisodeResult
 
 Tasks = list[tuple[CandidateTask, Array]]

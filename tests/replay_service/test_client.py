@@ -12,8 +12,9 @@ import pytest
 from replay_service import LocalLimiter, LocalShard, ReplayClient, ReplayRatioLimiter, ReplayShard
 from replay_service.handles import Ready
 from replay_service.messages import InsertReceipt, SampleReply, SampleRequest, ShardUpdate
-from wm_distributed.api import DataSpec, Pending, SelectorSpec
+from wm_distributed.api import DataSpec, SelectorSpec
 from wm_distributed.errors import ConfigError, DeadlineError, ReplayError, WorkerDiedError
+from wm_distributed.roles import Pending
 from wm_distributed.types import ReplayUpdate, SequenceChunk, StepAddresses, StreamId
 
 SPEC = DataSpec(batch_size=8, length=4, context=1)

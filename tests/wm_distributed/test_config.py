@@ -12,11 +12,11 @@ from wm_distributed.config import (
     LearnerConfig,
     ReplayConfig,
     RunConfig,
-    SearchConfig,
     StopConfig,
 )
 from wm_distributed.errors import ConfigError, UnknownNameError
 from wm_distributed.families import load_family
+from wm_distributed.search_config import SearchConfig
 
 BASE: RunConfig[None] = RunConfig(family="dreamer", model=None)
 

@@ -21,10 +21,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from wm_distributed.api import ReplayWriter
 from wm_distributed.codec import decode_chunk, encode_chunk
 from wm_distributed.errors import CodecError, ConfigError, RunDirError
 from wm_distributed.launch.run_dir import writing
+from wm_distributed.roles import ReplayWriter
 from wm_distributed.types import IS_FIRST, OBS_PREFIX, Columns, SequenceChunk
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _BATCH_CHUNKS = 32
 
 
 class RecordingWriter:
-    """A :class:`~wm_distributed.api.ReplayWriter` that keeps on disk what it passes on."""
+    """A :class:`~wm_distributed.roles.ReplayWriter` that keeps on disk what it passes on."""
 
     def __init__(self, inner: ReplayWriter, folder: Path, actor: int, incarnation: int) -> None:
         """Makes the actor's file.

@@ -31,15 +31,8 @@ from wm_distributed.launch.aggregate import aggregate
 from wm_distributed.launch.evaluation import FINAL, Evaluator
 from wm_distributed.launch.experience import next_incarnation, reload
 from wm_distributed.launch.limits import Schedule
-from wm_distributed.launch.plan import (
-    PHASES_DONE,
-    RESUMED,
-    Plan,
-    choose_device,
-    counts_with,
-    seed_rank,
-    use_threads,
-)
+from wm_distributed.launch.plan import PHASES_DONE, RESUMED, Plan, counts_with
+from wm_distributed.launch.rank_setup import choose_device, seed_rank, use_threads
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import (
     Evaluation,

@@ -11,10 +11,10 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
-from wm_distributed.api import Pending
 from wm_distributed.errors import DeadlineError, EnvError, WmError, WorkerDiedError
 from wm_distributed.launch.ray_replay import BlockingRayLimiter, RayLimiter
 from wm_distributed.launch.supervisor import Pulse
+from wm_distributed.roles import Pending
 from wm_distributed.types import Weights
 
 logger = logging.getLogger(__name__)

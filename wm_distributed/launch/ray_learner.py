@@ -14,14 +14,16 @@ import ray
 from ray.exceptions import RayError
 
 from replay_service.client import ReplayClient
-from wm_distributed.api import Phase, ReplayReader, Report
-from wm_distributed.launch.plan import Plan, seed_rank, use_threads
+from wm_distributed.api import Phase, Report
+from wm_distributed.launch.plan import Plan
+from wm_distributed.launch.rank_setup import seed_rank, use_threads
 from wm_distributed.launch.ray_handles import PatientSampling, RayWeightsSink
 from wm_distributed.launch.ray_replay import RayLimiter
 from wm_distributed.launch.ray_workers import Services
 from wm_distributed.launch.runtime import TrainReport
 from wm_distributed.launch.supervisor import Pulse
 from wm_distributed.launch.worker_process import log_to, make_pulse
+from wm_distributed.roles import ReplayReader
 from wm_distributed.types import Weights
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from replay_service.messages import (
 from replay_service.shard import ReplayShard
 from replay_service.shared_rings import SharedReply, SharedRings
 from replay_service.staging import Staged, StagedReader
-from wm_distributed.api import Pending
 from wm_distributed.launch.ray_pending import RayPending
 from wm_distributed.launch.ray_staging import StagedInserts
+from wm_distributed.roles import Pending
 from wm_distributed.types import SequenceChunk
 
 _NO_ROWS = np.zeros((0, 0), np.int64)
@@ -235,7 +235,7 @@ class RayLimiter:
 
 
 class BlockingRayLimiter:
-    """A :class:`~wm_distributed.api.RateLimiter` that waits in the limiter's actor, for actors."""
+    """A :class:`~wm_distributed.roles.RateLimiter` for actors, which waits in its process."""
 
     def __init__(self, actor: Any) -> None:
         """Wraps the actor that :func:`create_limiter` returned."""

@@ -12,9 +12,9 @@ from typing import Any
 from replay_service.messages import InsertReceipt
 from replay_service.shared_memory import SharedArrays
 from replay_service.staging import Staged, StagingAreas
-from wm_distributed.api import Pending
 from wm_distributed.errors import WorkerDiedError
 from wm_distributed.launch.ray_pending import RayPending
+from wm_distributed.roles import Pending
 from wm_distributed.types import SequenceChunk
 
 _LEAST_BYTES = 100_000  # what is smaller travels within Ray's message, which is as quick

@@ -35,7 +35,8 @@ from replay_service.checks import steps_before_training
 from replay_service.make_shard import make_shard
 from wm_distributed.errors import ConfigError
 from wm_distributed.launch.gateway_token import read_token
-from wm_distributed.launch.plan import Plan, choose_device
+from wm_distributed.launch.plan import Plan
+from wm_distributed.launch.rank_setup import choose_device
 from wm_distributed.launch.ray_cluster import free_resources
 from wm_distributed.launch.ray_gateway import GatewayWorker
 from wm_distributed.launch.ray_handles import RayProcess

@@ -25,7 +25,7 @@ _RETRY_SECONDS = 0.5  # between two attempts while the server is away
 
 
 class RayTaskSource:
-    """A :class:`~wm_distributed.api.TaskSource` that asks ahead and sends results unanswered.
+    """A :class:`~wm_distributed.candidates.TaskSource` that asks ahead and does not wait.
 
     One request for tasks is under way at a time, and is answered while episodes run. Results are
     kept until the server has them on disk, and sent again to one that was restarted. Only an

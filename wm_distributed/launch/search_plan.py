@@ -12,7 +12,8 @@ import numpy as np
 from actors.candidate_evaluation import CandidateEvaluator
 from actors.divided_evaluation import DividedEvaluator
 from actors.episode_slots import EpisodeSlots
-from wm_distributed.api import CandidatePolicy, TaskEvaluator
+from wm_distributed.api import CandidatePolicy
+from wm_distributed.candidates import TaskEvaluator
 from wm_distributed.errors import CheckpointError, ConfigError
 from wm_distributed.launch.experience import first_steps
 from wm_distributed.launch.plan import Plan

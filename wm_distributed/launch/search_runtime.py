@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from wm_distributed.api import TaskEvaluator
+from wm_distributed.candidates import TaskEvaluator
 from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.runtime import FinalEvaluation, ProcessStatus, RunStatus, Runtime, Which
 from wm_distributed.launch.search_host import SearchHost

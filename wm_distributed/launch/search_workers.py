@@ -20,7 +20,7 @@ from wm_distributed.launch.worker_process import log_to, make_pulse, process_sta
 from wm_distributed.types import Array, CandidateTask, EpisodeResult, Weights
 
 if TYPE_CHECKING:
-    from wm_distributed.api import TaskEvaluator
+    from wm_distributed.candidates import TaskEvaluator
     from wm_distributed.launch.search_plan import SearchPlan
     from wm_distributed.launch.search_player import SearchPlayer
 

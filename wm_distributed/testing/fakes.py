@@ -20,7 +20,7 @@ from wm_distributed.types import (
 
 
 class FakeReplay:
-    """A :class:`~wm_distributed.api.ReplayWriter` and ``ReplayReader`` that keeps everything.
+    """A :class:`~wm_distributed.roles.ReplayWriter` and ``ReplayReader`` that keeps everything.
 
     An address's slot is ``1_000_000 * number of the run + index of the step``.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from learners.population import Archipelago
-from wm_distributed.config import SearchConfig
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.types import Array, CandidateTask, EpisodeResult
 
 Problem = Callable[[Array], float]

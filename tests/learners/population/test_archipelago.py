@@ -476,7 +476,7 @@ def test_an_evaluation_under_way_holds_nothing_up(make_search: Make, answer: Ans
 
 
 def test_a_search_without_parameters_is_refused() -> None:
-    from wm_distributed.config import SearchConfig
+    from wm_distributed.search_config import SearchConfig
 
     for start in (np.zeros(0), np.zeros((2, 2)), np.array([1.0, math.nan])):
         with pytest.raises(ConfigError, match="a vector of finite parameters"):

@@ -10,10 +10,11 @@ import pytest
 from gymnasium import spaces
 
 from wm_distributed.api import EnvSpaces, Phase
-from wm_distributed.config import RunConfig, SearchConfig
+from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, EnvError, RunDirError, UnknownNameError
 from wm_distributed.families import load_family
 from wm_distributed.launch.preflight import preflight
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.testing import COUNTING_FAMILY, CountingConfig, CountingEnv
 from wm_distributed.testing.counting_family import counting_preset
 

@@ -7,8 +7,8 @@ import pytest
 
 from wm_distributed.errors import ConfigError
 from wm_distributed.launch import ray_teams
-from wm_distributed.launch.plan import choose_device
 from wm_distributed.launch.preflight import preflight
+from wm_distributed.launch.rank_setup import choose_device
 from wm_distributed.testing.counting_family import counting_preset
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wm_distributed.config import RunConfig, SearchConfig, StopConfig
+from wm_distributed.config import RunConfig, StopConfig
 from wm_distributed.errors import CheckpointError
 from wm_distributed.families.linear.presets import debug
 from wm_distributed.launch.search_files import SearchFiles
 from wm_distributed.launch.search_host import SearchHost, SearchSpec
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.seeding import EVALUATION_START
 from wm_distributed.types import EpisodeResult
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wm_distributed.config import EnvConfig, RunConfig, RuntimeConfig, SearchConfig, StopConfig
+from wm_distributed.config import EnvConfig, RunConfig, RuntimeConfig, StopConfig
 from wm_distributed.errors import CheckpointError, ConfigError, EnvError
 from wm_distributed.families.linear.config import LinearConfig
 from wm_distributed.launch import search_ray, search_teams
@@ -23,6 +23,7 @@ from wm_distributed.launch.runtime import RunStatus, make_runtime
 from wm_distributed.launch.search_plan import plan_search
 from wm_distributed.launch.search_runtime import SearchRuntime, make_search_runtime
 from wm_distributed.launch.search_teams import SearchTeams
+from wm_distributed.search_config import SearchConfig
 
 pytestmark = pytest.mark.slow
 PATIENCE_SECONDS = 200.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wm_distributed.config import EnvConfig, EvalConfig, RunConfig, SearchConfig, StopConfig
+from wm_distributed.config import EnvConfig, EvalConfig, RunConfig, StopConfig
 from wm_distributed.families.linear.config import LinearConfig
+from wm_distributed.search_config import SearchConfig
 
 
 def cartpole() -> RunConfig[LinearConfig]:

@@ -9,17 +9,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wm_distributed.api import (
-    CandidateActor,
     DataSpec,
     EnvSpaces,
     FamilySpec,
     Phase,
     Policy,
-    SeededEpisodes,
     Simulator,
     Trainable,
     TrainContext,
 )
+from wm_distributed.candidates import CandidateActor, SeededEpisodes
 from wm_distributed.families.world_models.config import (
     COLLECT,
     CONTROLLER,

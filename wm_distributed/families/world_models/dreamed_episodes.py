@@ -31,7 +31,7 @@ _NOISE_BLOCK = 64
 
 
 class DreamedEpisodes:
-    """A :class:`~wm_distributed.api.SeededEpisodes` of one M.
+    """A :class:`~wm_distributed.candidates.SeededEpisodes` of one M.
 
     All slots are computed in every step, also the empty ones: then the sizes of all products are
     always the same, and what happens in a slot depends on its seed and actions to the last bit.
@@ -124,7 +124,7 @@ class DreamedEpisodes:
 
 
 class DreamController:
-    """A :class:`~wm_distributed.api.CandidateActor` for what :class:`DreamedEpisodes` shows."""
+    """A :class:`~wm_distributed.candidates.CandidateActor` for :class:`DreamedEpisodes`."""
 
     def __init__(self, model: ActingModel, num_slots: int) -> None:
         """Takes the shape of C, and the actions, from the model."""

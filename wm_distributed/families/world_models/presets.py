@@ -7,12 +7,10 @@ from dataclasses import replace
 from wm_distributed.config import (
     ActorConfig,
     EnvConfig,
-    EpisodeLimits,
     EvalConfig,
     LearnerConfig,
     ReplayConfig,
     RunConfig,
-    SearchConfig,
     StopConfig,
 )
 from wm_distributed.families.world_models.config import (
@@ -23,6 +21,7 @@ from wm_distributed.families.world_models.config import (
     WorldModelsConfig,
 )
 from wm_distributed.nets.config import OptimConfig
+from wm_distributed.search_config import EpisodeLimits, SearchConfig
 
 
 def _adam(lr: float, clip_value: float | None = None) -> OptimConfig:

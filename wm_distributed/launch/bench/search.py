@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wm_distributed.config import EvalConfig, RunConfig, RuntimeConfig, SearchConfig, StopConfig
+from wm_distributed.config import EvalConfig, RunConfig, RuntimeConfig, StopConfig
 from wm_distributed.families import load_family
 from wm_distributed.launch.bench import BenchResult
 from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.runtime import RunStatus, Runtime
 from wm_distributed.launch.search_runtime import make_search_runtime
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.threads import available_cpus
 
 _POPULATION, _EPISODES = 64, 4

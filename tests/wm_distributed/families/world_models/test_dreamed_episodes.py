@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from actors.candidate_evaluation import CandidateEvaluator
 from wm_distributed.api import EnvSpaces
-from wm_distributed.config import EpisodeLimits
 from wm_distributed.errors import ConfigError
 from wm_distributed.families.world_models.config import DreamConfig, WorldModelsConfig
 from wm_distributed.families.world_models.dream import Dream, DreamNoise, DreamState
@@ -23,6 +22,7 @@ from wm_distributed.families.world_models.dreamed_episodes import (
 )
 from wm_distributed.families.world_models.model import ActingModel
 from wm_distributed.families.world_models.vision import to_pixels
+from wm_distributed.search_config import EpisodeLimits
 from wm_distributed.types import CandidateTask, EpisodeResult
 
 NEVER, ALWAYS = -1e3, 1e3
