@@ -23,8 +23,8 @@ class EnvConfig:
     """Environment id, such as atari/pong, dmc/walker_walk, dmc_vision/walker_walk, car_racing,
     toy/catch, gym/CartPole-v1, or module:attribute for one of your own."""
     engine: Literal["auto", "envpool", "gymnasium"] = "auto"
-    """What runs it; auto is EnvPool where it has the environment (gym/* and one's own: never).
-    The spaces are the same, the random numbers are not."""
+    """What runs it; auto is EnvPool where it has the environment (gym/*, car_racing and one's own:
+    Gymnasium). The spaces are the same, the random numbers are not."""
     action_repeat: int = 1
     """Simulator frames per decision (Atari: frame skip)."""
     image_size: int = 64

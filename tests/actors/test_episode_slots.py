@@ -149,7 +149,7 @@ def recorded(env: EnvConfig, slot: int, seed: int, others: list[int]) -> list[Ar
     [
         EnvConfig(id="gym/CartPole-v1"),
         EnvConfig(id="toy/nav"),
-        EnvConfig(id="car_racing", action_repeat=2, image_size=32),  # by EnvPool
+        EnvConfig(id="car_racing", action_repeat=2, image_size=32),
         EnvConfig(id="dmc/cartpole_swingup"),  # by EnvPool, and its start is random
     ],
     ids=lambda env: env.id,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -13,10 +16,12 @@ from wm_distributed.config import EnvConfig
 from wm_distributed.envs.engine import Engine
 from wm_distributed.envs.envpool_engine import EnvPoolEngine
 from wm_distributed.envs.gymnasium_engine import GymnasiumEngine, RawEnv
-from wm_distributed.envs.packages import check_name, refuse_envpool, require, use_envpool
+from wm_distributed.envs.packages import check_name, refuse_envpool, require
 from wm_distributed.errors import ConfigError, UnknownNameError
 
 CAR_RACING = "CarRacing-v3"
+CAR_RACING_FRAMES = 1_000
+"""Length of its episodes where the configuration says nothing, as registered by Gymnasium."""
 
 
 def build(name: str, config: EnvConfig, seeds: Sequence[int], render: bool) -> Engine:
@@ -34,7 +39,7 @@ def build(name: str, config: EnvConfig, seeds: Sequence[int], render: bool) -> E
 
 
 def build_car_racing(name: str, config: EnvConfig, seeds: Sequence[int], render: bool) -> Engine:
-    """CarRacing by EnvPool, several times as fast as by Gymnasium, or by Gymnasium.
+    """CarRacing with Gymnasium's physics, drawn quickly, or as EnvPool has it.
 
     The steering, gas and brake of an action all lie in [−1, 1]: −1 is no gas and no brake.
 
@@ -42,11 +47,19 @@ def build_car_racing(name: str, config: EnvConfig, seeds: Sequence[int], render:
         ConfigError: A package is missing, or the constructor refuses its options.
     """
     check_name(config.id, ["car_racing"])
-    if use_envpool(config, other="Box2D", extra="box2d"):
+    if config.engine == "envpool":
+        require("envpool", "box2d", config.id)
         return _envpool(CAR_RACING, config, seeds, render)
-    return GymnasiumEngine(
-        lambda draws: _registered(CAR_RACING, config, draws), config, seeds, render
-    )
+    require("Box2D", "box2d", config.id)
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    from wm_distributed.envs.car_racing import CarRacing
+
+    steps = config.max_episode_steps
+    max_frames = CAR_RACING_FRAMES if steps is None else steps * config.action_repeat
+    make = partial(CarRacing, config.action_repeat, max_frames)
+    # It repeats actions and limits episodes itself.
+    single = replace(config, action_repeat=1, max_episode_steps=None)
+    return GymnasiumEngine(lambda draws: _custom(make, config, draws), single, seeds, render)
 
 
 def build_custom(path: str, config: EnvConfig, seeds: Sequence[int], render: bool) -> Engine:

@@ -73,7 +73,7 @@ _KINDS: dict[str, _Kind] = {
         EnvEntry(
             pattern="car_racing",
             examples=("car_racing",),
-            engines=("envpool", "gymnasium"),
+            engines=("gymnasium", "envpool"),
             extra="box2d",
         ),
     ),

@@ -42,7 +42,8 @@ def test_every_listed_example_can_be_made(entry: Any) -> None:
     [
         ("atari/pong", "envpool", "envpool", "atari"),
         ("atari/pong", "gymnasium", "ale_py", "atari"),
-        ("car_racing", "auto", "envpool", "box2d"),
+        ("car_racing", "envpool", "envpool", "box2d"),
+        ("car_racing", "auto", "Box2D", "box2d"),
         ("dmc/walker_walk", "auto", "envpool", "dmc"),
         ("dmc_vision/walker_walk", "auto", "dm_control.suite", "dmc"),
     ],
