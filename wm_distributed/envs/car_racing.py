@@ -102,7 +102,8 @@ class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
 
         def view(points: Array) -> Array:
             """Where points ``(…, 2)`` of the world are on the canvas."""
-            return (points - position) @ turn + _CAR_AT
+            seen: Array = (points - position) @ turn + _CAR_AT
+            return seen
 
         canvas.fill(0)
         _polygon(canvas, self.bg_color, view(_FIELD))

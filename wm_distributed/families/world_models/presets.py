@@ -51,15 +51,15 @@ def car_racing() -> RunConfig[WorldModelsConfig]:
         replay=ReplayConfig(num_shards=1, capacity_steps=100_000, min_size=0, ratio=None),
         learner=LearnerConfig(publish_every_steps=100),
         search=SearchConfig(
-            population_size=(16,),
+            population_size=(32,),
             sigma=(0.1,),
-            episodes=1,
+            episodes=2,
             covariance="diagonal",
             # 400 frames at first, whole episodes after 50 generations; 100 frames without a new
             # tile are enough to see that a candidate is lost.
             limits=EpisodeLimits(steps=100, growth=3.0, patience=25),
             held_out_every=10,
-            held_out_episodes=16,
+            held_out_episodes=32,
             envs_per_evaluator=8,
         ),
         eval=EvalConfig(every_env_steps=0, final_episodes=32, envs=8),
