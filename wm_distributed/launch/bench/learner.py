@@ -11,7 +11,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,52 +37,73 @@ _SPACES = {
 }
 _STEPS, _MATRIX = 3, 2048
 
+Precision = Literal["float32", "bfloat16"]
+
 
 def run() -> list[BenchResult]:
-    """Train steps a second by size, observations and precision, without a replay to wait for."""
+    """Train steps a second, without a replay to wait for: eager in both precisions, compiled."""
     threads = os.cpu_count() or 1
     configure_threads(threads)
     keep_freed_memory()  # as in a learner's process
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rate = _operations_per_second(device)
     note = f"B16×T64, {torch.cuda.get_device_name() if device == 'cuda' else f'{threads} threads'}"
-    return [
-        _measure(size, obs, precision, device, rate, note)
-        for size in ("1m", "12m")
-        for obs in _SPACES
-        for precision in ("float32", "bfloat16")
-    ]
+    results = []
+    for size in ("1m", "12m"):
+        for obs in _SPACES:
+            bench = _Learner(size, obs, device)
+            bound = rate / bench.count_operations()
+            results += [
+                bench.measure("float32", False, bound, note),
+                bench.measure("bfloat16", False, bound, note),
+                bench.measure("float32", True, bound, note),
+            ]
+    return results
 
 
-def _measure(
-    size: str, obs: str, precision: str, device: str, rate: float, note: str
-) -> BenchResult:
-    config = DreamerConfig(net=NETS[size])
-    context = TrainContext(
-        device=device,
-        precision="bfloat16" if precision == "bfloat16" else "float32",
-        compile=False,
-        seed=0,
-        collective=Collective(),
-    )
-    trainable = DreamerTrainable(config, _SPACES[obs], context)
-    batch = synthetic_batch(config, _SPACES[obs], device)
+class _Learner:
+    """The train step of one size from one kind of observation."""
 
-    def step() -> None:
-        trainable.train_step("agent", None, batch)
+    def __init__(self, size: str, obs: str, device: str) -> None:
+        self._name = f"{size} from {obs}"
+        self._config = DreamerConfig(net=NETS[size])
+        self._spaces = _SPACES[obs]
+        self._device = device
+        self._batch = synthetic_batch(self._config, self._spaces, device)
 
-    with _OperationCounter() as counter:
-        step()
-    step()
-    seconds = statistics.median(_timed(step, device) for _ in range(_STEPS))
-    return BenchResult(
-        name=f"{size} from {obs}, {precision}",
-        value=1.0 / seconds,
-        unit="train steps/s",
-        reference=rate / counter.total,
-        reference_name="its operations as one product",
-        note=f"{note}; {1000 * seconds:.0f} ms a step",
-    )
+    def count_operations(self) -> int:
+        """Floating-point operations of one step."""
+        step = self._step("float32", False)
+        with _OperationCounter() as counter:
+            step()
+        return counter.total
+
+    def measure(self, precision: Precision, compiled: bool, bound: float, note: str) -> BenchResult:
+        """Steps a second, after two that are not counted."""
+        step = self._step(precision, compiled)
+        warm_up = _timed(step, self._device) + _timed(step, self._device)
+        seconds = statistics.median(_timed(step, self._device) for _ in range(_STEPS))
+        if compiled:
+            note += f", after {warm_up:.0f} s of compilation"
+        return BenchResult(
+            name=f"{self._name}, {precision}, {'compiled' if compiled else 'eager'}",
+            value=1.0 / seconds,
+            unit="train steps/s",
+            reference=bound,
+            reference_name="its operations as one product",
+            note=f"{note}; {1000 * seconds:.0f} ms a step",
+        )
+
+    def _step(self, precision: Precision, compiled: bool) -> Callable[[], object]:
+        context = TrainContext(
+            device=self._device,
+            precision=precision,
+            compile=compiled,
+            seed=0,
+            collective=Collective(),
+        )
+        trainable = DreamerTrainable(self._config, self._spaces, context)
+        return partial(trainable.train_step, "agent", None, self._batch)
 
 
 def synthetic_batch(config: DreamerConfig, env_spaces: EnvSpaces, device: str) -> TensorBatch:
@@ -115,7 +137,7 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+        self.total: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

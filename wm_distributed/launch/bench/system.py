@@ -32,13 +32,19 @@ def run() -> list[BenchResult]:
         try:
             runtime.start()
             first = _poll_until_training(runtime.poll)
-            started = time.monotonic()
+            started, driver = time.monotonic(), process_stats()["run/cpu_seconds"]
             while not (last := runtime.poll()).finished:
                 pass
             seconds = time.monotonic() - started
+            driver = process_stats()["run/cpu_seconds"] - driver
         finally:
             runtime.stop(checkpoint=False)
-    return [_ratio(last), _start(started - begin), *_cpu(first, last, seconds)]
+    return [
+        _ratio(last),
+        _waiting(first, last, seconds),
+        _start(started - begin),
+        *_cpu(first, last, driver, seconds),
+    ]
 
 
 def _poll_until_training(poll: Callable[[], RunStatus]) -> RunStatus:
@@ -59,17 +65,32 @@ def _ratio(status: RunStatus) -> BenchResult:
     )
 
 
+def _waiting(first: RunStatus, last: RunStatus, seconds: float) -> BenchResult:
+    """The learner's time without a batch; not for the replay ratio, which is meant to hold it."""
+    waited, waited_before = (
+        status.metrics["learner/data_wait_seconds"] for status in (last, first)
+    )
+    return BenchResult(
+        name=f"{_PRESET}: the learner waits for data",
+        value=100 * (waited - waited_before) / seconds,
+        unit="% of time",
+        at_most=5.0,
+    )
+
+
 def _start(seconds: float) -> BenchResult:
     return BenchResult(name="from the command to the first train step", value=seconds, unit="s")
 
 
-def _cpu(first: RunStatus, last: RunStatus, seconds: float) -> list[BenchResult]:
-    """CPU time of each role between two moments; the driver's is that of the whole program."""
+def _cpu(
+    first: RunStatus, last: RunStatus, driver_seconds: float, seconds: float
+) -> list[BenchResult]:
+    """CPU time of each role between two moments."""
     used: dict[str, float] = defaultdict(float)
     for status, sign in ((first, -1), (last, 1)):
         for process in status.processes:
             used[process.role] += sign * process.stats.get("run/cpu_seconds", 0.0)
-    used["driver"] = process_stats()["run/cpu_seconds"]
+    used["driver"] = driver_seconds
     return [
         BenchResult(
             name=f"CPU time of role {role}",
