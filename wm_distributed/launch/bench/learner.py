@@ -76,7 +76,7 @@ class _Learner:
         step = self._step("float32", False)
         with _OperationCounter() as counter:
             step()
-        return counter.total
+        return int(counter.total)
 
     def measure(self, precision: Precision, compiled: bool, bound: float, note: str) -> BenchResult:
         """Steps a second, after two that are not counted."""
