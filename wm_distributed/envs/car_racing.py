@@ -1,8 +1,8 @@
 """CarRacing with Gymnasium's tracks, physics and rewards, and pictures that are quick to draw.
 
 Gymnasium draws every frame at 1000×800 and shrinks it to 96×96, which takes 99 % of a step. Here
-only the frame that a policy sees is drawn, at three times the size that it has in the end, and only
-what lies in view. The pictures differ from Gymnasium's by rounding at edges alone.
+only the frame that a policy sees is drawn, at three times the size that it is to have, and only
+what lies in view. At 96×96 the pictures differ from Gymnasium's by rounding at edges alone.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import pygame
+from gymnasium import spaces
 from gymnasium.envs.box2d import car_dynamics, car_racing
 
 from wm_distributed.types import Array
 
-_SIZE = car_racing.STATE_W
-_CANVAS = 3 * _SIZE
-_STRETCH = np.array([_CANVAS / car_racing.WINDOW_W, -_CANVAS / car_racing.WINDOW_H])
-_CAR_AT = np.array([0.5, 0.75]) * _CANVAS  # column and row
+_WINDOW = np.array([car_racing.WINDOW_W, car_racing.WINDOW_H])
+_SUPERSAMPLING = 3
 _FIELD = car_racing.PLAYFIELD * np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]])
 _SQUARE = car_racing.GRASS_DIM * np.array([[1, 0], [0, 0], [0, 1], [1, 1]])
 _GRASS = np.stack(
@@ -40,21 +39,30 @@ class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
     """Gymnasium's environment, except that a step is several frames, and drawn once."""
 
     def __init__(
-        self, repeat: int, max_frames: int, render_mode: str | None = None, **options: Any
+        self,
+        size: int,
+        repeat: int,
+        max_frames: int,
+        render_mode: str | None = None,
+        **options: Any,
     ) -> None:
         """Makes no track yet.
 
         Args:
+            size: Height and width of the pictures.
             repeat: Frames per step; fewer where the episode ends.
             max_frames: Frames after which an episode is truncated.
             render_mode: ``rgb_array`` for :meth:`render`.
             **options: Of Gymnasium's environment.
         """
         super().__init__(render_mode, **options)
+        self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self._size = size
         self._repeat = repeat
         self._max_frames = max_frames
         self._frames = 0
-        self._canvas = pygame.Surface((_CANVAS, _CANVAS))
+        self._side = _SUPERSAMPLING * size
+        self._canvas = pygame.Surface((self._side, self._side))
 
     def reset(self, **arguments: Any) -> tuple[Array, dict[str, Any]]:
         self._frames = 0
@@ -92,17 +100,20 @@ class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
         ]
 
     def _picture(self) -> Array:
-        """What a policy sees, ``uint8 (96, 96, 3)``."""
+        """What a policy sees, ``uint8 (size, size, 3)``."""
         self.surf = canvas = self._canvas
         # Gymnasium draws nearer during the first second.
         zoom = 0.1 * max(1 - self.t, 0) + car_racing.ZOOM * min(self.t, 1)
         zoom *= car_racing.SCALE
         position = np.array(self.car.hull.position)
-        turn = _rotation(-self.car.hull.angle) * (zoom * _STRETCH)
+        stretch = self._side / _WINDOW
+        # The car drives upwards, in the middle of the picture and a quarter above its bottom.
+        turn = _rotation(-self.car.hull.angle) * (zoom * stretch * (1, -1))
+        car_at = self._side * np.array([0.5, 0.75])
 
         def view(points: Array) -> Array:
             """Where points ``(…, 2)`` of the world are on the canvas."""
-            seen: Array = (points - position) @ turn + _CAR_AT
+            seen: Array = (points - position) @ turn + car_at
             return seen
 
         canvas.fill(0)
@@ -112,10 +123,10 @@ class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
         for index, shape in zip(near, view(self._ground[near]), strict=True):
             _polygon(canvas, self._ground_colours[index], shape)
         self._draw_car(view)
-        self._render_indicators(_CANVAS, _CANVAS)
-        text = _text(f"{self.reward:04.0f}")
-        canvas.blit(text, text.get_rect(center=(60 * _STRETCH[0], 0.9375 * _CANVAS)))
-        small = pygame.transform.smoothscale(canvas, (_SIZE, _SIZE))
+        self._render_indicators(self._side, self._side)
+        text = _text(f"{self.reward:04.0f}", *stretch)
+        canvas.blit(text, text.get_rect(center=(0.06 * self._side, 0.9375 * self._side)))
+        small = pygame.transform.smoothscale(canvas, (self._size, self._size))
         picture: Array = pygame.surfarray.array3d(small).swapaxes(0, 1)
         return picture
 
@@ -159,11 +170,11 @@ def _tread(phase: float) -> Array | None:
 
 
 @lru_cache(maxsize=2048)
-def _text(reward: str) -> pygame.Surface:
-    """The return so far, as Gymnasium writes it, on the canvas's scale."""
+def _text(reward: str, *stretch: float) -> pygame.Surface:
+    """The return so far, as Gymnasium writes it, made smaller in both directions."""
     pygame.font.init()
     font = pygame.font.Font(pygame.font.get_default_font(), 42)
     text = font.render(reward, True, (255, 255, 255), (0, 0, 0))
     large = pygame.Surface(text.get_size(), depth=32)  # only such can be scaled smoothly
     large.blit(text, (0, 0))
-    return pygame.transform.smoothscale(large, np.abs(text.get_size() * _STRETCH))
+    return pygame.transform.smoothscale(large, np.multiply(text.get_size(), stretch))

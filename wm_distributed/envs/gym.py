@@ -56,7 +56,7 @@ def build_car_racing(name: str, config: EnvConfig, seeds: Sequence[int], render:
 
     steps = config.max_episode_steps
     max_frames = CAR_RACING_FRAMES if steps is None else steps * config.action_repeat
-    make = partial(CarRacing, config.action_repeat, max_frames)
+    make = partial(CarRacing, config.image_size, config.action_repeat, max_frames)
     # It repeats actions and limits episodes itself.
     single = replace(config, action_repeat=1, max_episode_steps=None)
     return GymnasiumEngine(lambda draws: _custom(make, config, draws), single, seeds, render)
