@@ -30,8 +30,7 @@ _GRASS = np.stack(
         for y in range(-20, 20, 2)
     ]
 )
-_VIEW = math.hypot(car_racing.WINDOW_W / 2, 0.75 * car_racing.WINDOW_H)  # car to corner, in pixels
-_LARGEST = car_racing.GRASS_DIM  # no shape reaches farther from its centre
+_RADIUS = car_racing.GRASS_DIM / math.sqrt(2)  # no shape reaches farther from its centre
 _WHEEL = car_dynamics.SIZE * np.array([car_dynamics.WHEEL_W, car_dynamics.WHEEL_R])
 
 
@@ -118,8 +117,8 @@ class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
 
         canvas.fill(0)
         _polygon(canvas, self.bg_color, view(_FIELD))
-        distance = np.hypot(*(self._centres - position).T)
-        near = np.flatnonzero(distance < _VIEW / zoom + _LARGEST)
+        centres, reach = view(self._centres), _RADIUS * zoom * stretch
+        near = np.flatnonzero(((centres > -reach) & (centres < self._side + reach)).all(axis=1))
         for index, shape in zip(near, view(self._ground[near]), strict=True):
             _polygon(canvas, self._ground_colours[index], shape)
         self._draw_car(view)

@@ -47,9 +47,8 @@ class GymnasiumEngine:
         if render:
             # Frames are drawn in memory; without a display SDL would print errors about it.
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        self._envs = SyncVectorEnv(
-            [_maker(make, config, index, render) for index in range(len(seeds))]
-        )
+        makers = [_maker(make, config, index, render) for index in range(len(seeds))]
+        self._envs = SyncVectorEnv(makers, copy=False)  # deep copies; plain ones do
         single = self._envs.single_observation_space
         assert isinstance(single, spaces.Dict)
         self.obs_spaces = {
@@ -59,11 +58,11 @@ class GymnasiumEngine:
 
     def reset(self) -> Columns:
         seeds, self._seeds = self._seeds, None  # later episodes go on with the same generators
-        return dict(self._envs.reset(seed=seeds)[0])
+        return _copied(self._envs.reset(seed=seeds)[0])
 
     def step(self, action: Array) -> EngineStep:
         obs, reward, terminated, truncated, _ = self._envs.step(action)
-        return EngineStep(dict(obs), reward, terminated, truncated)
+        return EngineStep(_copied(obs), reward, terminated, truncated)
 
     def render(self) -> Array | None:
         env = self._envs.envs[0]
@@ -77,6 +76,10 @@ class GymnasiumEngine:
 
     def close(self) -> None:
         self._envs.close()
+
+
+def _copied(obs: Columns) -> Columns:
+    return {key: value.copy() for key, value in obs.items()}
 
 
 def _maker(make: MakeEnv, config: EnvConfig, index: int, render: bool) -> Callable[[], RawEnv]:
