@@ -24,6 +24,7 @@ from gymnasium import spaces
 from wm_distributed.candidates import CandidateActor, SeededEpisodes
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError
+from wm_distributed.ranges import NotNegative, Positive, Share, check_ranges
 from wm_distributed.types import (
     ActMode,
     Array,
@@ -228,18 +229,19 @@ class SelectorSpec:
         initial_priority: Priority of a sequence that has not been trained on.
     """
 
-    uniform: float = 1.0
-    fresh: float = 0.0
-    recency: float = 0.0
-    prioritized: float = 0.0
-    exponent: float = 0.6
-    initial_priority: float = 1.0
+    uniform: Share = 1.0
+    fresh: Share = 0.0
+    recency: Share = 0.0
+    prioritized: Share = 0.0
+    exponent: NotNegative = 0.6
+    initial_priority: Positive = 1.0
 
     def __post_init__(self) -> None:
-        """Raises ConfigError unless the shares are not negative and sum to one."""
+        """Raises ConfigError if a value is out of range, or the shares do not sum to one."""
+        check_ranges(self, "selector.")
         shares = (self.uniform, self.fresh, self.recency, self.prioritized)
-        if min(shares) < 0 or abs(sum(shares) - 1.0) > 1e-6:
-            raise ConfigError(f"selector shares must be >= 0 and sum to 1, got {shares}")
+        if abs(sum(shares) - 1.0) > 1e-6:
+            raise ConfigError(f"selector: the shares must sum to 1, got {shares}")
 
 
 @dataclass(frozen=True, kw_only=True)

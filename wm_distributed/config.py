@@ -1,15 +1,25 @@
 """Role configurations and :class:`RunConfig`, which holds everything that defines a run.
 
 One frozen dataclass a component; a family's own configuration lies beside its model. The command
-line is made from these classes, and their field docstrings are its help text.
+line is made from these classes, and their field docstrings are its help text. What numbers a field
+may have is in its type (see ``ranges.py``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from wm_distributed.errors import ConfigError
+from wm_distributed.ranges import (
+    Count,
+    NotNegative,
+    Port,
+    Positive,
+    Range,
+    Whole,
+    check_ranges,
+)
 from wm_distributed.search_config import SearchConfig
 
 FamilyConfigT = TypeVar("FamilyConfigT")
@@ -25,15 +35,15 @@ class EnvConfig:
     engine: Literal["auto", "envpool", "gymnasium"] = "auto"
     """What runs it; auto is EnvPool where it has the environment (gym/*, car_racing and one's own:
     Gymnasium). The spaces are the same, the random numbers are not."""
-    action_repeat: int = 1
+    action_repeat: Count = 1
     """Simulator frames per decision (Atari: frame skip)."""
-    image_size: int = 64
+    image_size: Count = 64
     """Height and width of images, in pixels (toy/*: 32, or 64 with the option large)."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Count | None = None
     """Decisions after which an episode is truncated; none: the environment's own limit."""
     sticky_actions: bool = False
     """Atari: repeat the previous action with probability 0.25."""
-    noop_max: int = 30
+    noop_max: Count = 30
     """Atari: at most this many no-op frames at the start of an episode."""
     full_action_space: bool = False
     """Atari: all 18 actions instead of the game's minimal set."""
@@ -41,9 +51,9 @@ class EnvConfig:
     """Atari: the loss of a life ends the episode in training (not in evaluation)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments for the environment's constructor."""
-    step_timeout_seconds: float = 60.0
+    step_timeout_seconds: Positive = 60.0
     """An environment step that takes longer counts as hung."""
-    max_restarts: int = 10
+    max_restarts: Whole = 10
     """Failed environments that an actor replaces before the run stops with the failure."""
 
 
@@ -51,15 +61,15 @@ class EnvConfig:
 class ActorConfig:
     """Processes that act in environments."""
 
-    num_actors: int = 2
+    num_actors: Whole = 2
     """Actor processes."""
-    envs_per_actor: int = 4
+    envs_per_actor: Count = 4
     """Environments that one actor steps together (N)."""
-    chunk_steps: int = 32
+    chunk_steps: Count = 32
     """Steps of each environment that travel to replay in one message."""
-    num_threads: int = 1
+    num_threads: Count = 1
     """CPU threads of the policy in each actor process."""
-    max_restarts: int = 100
+    max_restarts: Whole = 100
     """Restarts of one dead actor process before the run stops with its error."""
 
 
@@ -67,29 +77,29 @@ class ActorConfig:
 class ReplayConfig:
     """The sharded replay service."""
 
-    num_shards: int = 2
+    num_shards: Count = 2
     """Shard processes."""
-    capacity_steps: int = 1_000_000
+    capacity_steps: Count = 1_000_000
     """Steps held by all shards together; the oldest are evicted."""
-    capacity_bytes: int | None = None
+    capacity_bytes: Count | None = None
     """Memory for the data of all shards together, in bytes; none: no limit but the steps."""
-    min_size: int = 1_000
+    min_size: Whole = 1_000
     """Steps in replay before training begins."""
-    ratio: float | None = 32.0
+    ratio: Positive | None = 32.0
     """Trained steps per environment step, context excluded, over all shards; none: no limit."""
-    wait_timeout_seconds: float = 300.0
+    wait_timeout_seconds: Positive = 300.0
     """Longest wait for the replay ratio or for a batch before an error names who waits."""
     durable: bool = True
     """Log every chunk in the run directory, so that a killed shard and a resumed run come back with
     what replay held. It takes as much disk as replay takes memory."""
-    sync_seconds: float = 1.0
+    sync_seconds: Positive = 1.0
     """Time between syncs of the log to the disk: what the end of a machine may cost. The end of a
     process costs nothing that was acknowledged."""
-    segment_bytes: int = 2**26
+    segment_bytes: Count = 2**26
     """Size of the log's files; one is deleted when all that it holds is evicted."""
     compress: bool = False
     """Compress the log with zstd: less disk, more CPU time."""
-    snapshot_seconds: float = 300.0
+    snapshot_seconds: NotNegative = 300.0
     """Time between snapshots of what the log does not hold: refreshed latents, priorities."""
 
 
@@ -97,34 +107,24 @@ class ReplayConfig:
 class GatewayConfig:
     """A TCP server by which simulators outside the run act in it, or insert into its replay."""
 
-    port: int | None = None
+    port: Port | None = None
     """TCP port on the driver's machine; none: no gateway."""
     host: str = "127.0.0.1"
     """Address to listen at. Anything beyond this machine, such as 0.0.0.0, needs a token."""
     token_file: str | None = None
     """File with the token that clients must know; none: the environment variable
     WM_DISTRIBUTED_GATEWAY_TOKEN, or on this machine alone no token."""
-    max_streams: int = 16
+    max_streams: Count = 16
     """Simulators of all clients together. Training begins a little later for each."""
-    read_timeout_seconds: float = 60.0
+    read_timeout_seconds: Positive = 60.0
     """A client whose next message is not there by then is disconnected."""
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError if a value is out of range."""
-        if self.port is not None and not 1 <= self.port <= 65535:
-            raise ConfigError(f"gateway.port must be from 1 to 65535, got {self.port}")
-        if self.max_streams < 1 or self.read_timeout_seconds <= 0:
-            raise ConfigError(
-                "gateway.max_streams must be at least 1 and gateway.read_timeout_seconds positive, "
-                f"got {self.max_streams} and {self.read_timeout_seconds}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerConfig:
     """Processes that train."""
 
-    num_ranks: int = 1
+    num_ranks: Count = 1
     """Data-parallel learner processes; each trains on an equal part of the batch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
@@ -132,19 +132,19 @@ class LearnerConfig:
     """Type of the forward and backward passes; auto is bfloat16 on a GPU, else float32."""
     compile: bool = False
     """Compile the train step (a minute at the start, faster afterwards)."""
-    num_threads: int = 0
+    num_threads: Whole = 0
     """CPU threads of each rank; 0: all cores divided by the ranks."""
-    prefetch_batches: int = 3
+    prefetch_batches: Count = 3
     """Batches requested ahead of the one in training."""
-    publish_every_steps: int = 10
+    publish_every_steps: Count = 10
     """Train steps between publications of the policy's weights."""
-    checkpoint_every_seconds: float = 120.0
+    checkpoint_every_seconds: NotNegative = 120.0
     """Time between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """Newest checkpoints that are kept, beside the best."""
-    report_every_seconds: float = 60.0
+    report_every_seconds: NotNegative = 60.0
     """Time between reports (open-loop predictions, pictures)."""
-    log_every_steps: int = 20
+    log_every_steps: Count = 20
     """Train steps between readings of the training metrics."""
 
 
@@ -152,13 +152,13 @@ class LearnerConfig:
 class EvalConfig:
     """Evaluation episodes, with seeds that training never uses."""
 
-    every_env_steps: int = 5_000
+    every_env_steps: Whole = 5_000
     """Environment steps between evaluations during training; 0: none."""
-    episodes: int = 5
+    episodes: Count = 5
     """Episodes of an evaluation during training."""
-    final_episodes: int = 20
+    final_episodes: Count = 20
     """Episodes of the evaluation at the end, of the agent and of the random policy."""
-    envs: int = 5
+    envs: Count = 5
     """Environments that the evaluator steps together."""
 
 
@@ -166,11 +166,11 @@ class EvalConfig:
 class StopConfig:
     """When a run ends: at whichever limit comes first."""
 
-    env_steps: int | None = 100_000
+    env_steps: Count | None = 100_000
     """Environment steps (decisions) in replay since the start of the run."""
-    train_steps: int | None = None
+    train_steps: Count | None = None
     """Train steps."""
-    wall_seconds: float | None = None
+    wall_seconds: Positive | None = None
     """Time of training, resumptions included, without the final evaluation."""
     eval_return: float | None = None
     """Mean return of an evaluation during training that is good enough to stop."""
@@ -185,14 +185,9 @@ class PipelineConfig:
     source: str | None = None
     """Directory of an earlier run whose model is taken over, and whose experience is trained on
     unless this run collects its own."""
-    rounds: int = 1
+    rounds: Count = 1
     """How often all phases are run; from the second time on, what the first controller found is
     collected, too."""
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError unless there is at least one round."""
-        if self.rounds < 1:
-            raise ConfigError(f"pipeline.rounds must be at least 1, got {self.rounds}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +198,7 @@ class RuntimeConfig:
     """ray: one process a role; inline: all in this process, in lockstep and repeatable."""
     ray_address: str | None = None
     """Ray cluster to join ("auto", or host:port); none: start one on this machine."""
-    metrics_port: int | None = None
+    metrics_port: Annotated[int, Range(at_least=0, at_most=65535)] | None = None
     """Port of the Prometheus endpoint on the driver; none: no endpoint, 0: any free port."""
 
 
@@ -217,7 +212,7 @@ class RunConfig(Generic[FamilyConfigT]):
     """Preset that this configuration came from."""
     model: FamilyConfigT
     """The family's own configuration."""
-    seed: int = 0
+    seed: Whole = 0
     """Seed of everything random."""
     env: EnvConfig = field(default_factory=EnvConfig)
     actors: ActorConfig = field(default_factory=ActorConfig)
@@ -242,37 +237,16 @@ class RunConfig(Generic[FamilyConfigT]):
         Raises:
             ConfigError: A value is out of range, naming the field and what is allowed.
         """
-        positive = {
-            "actors.envs_per_actor": self.actors.envs_per_actor,
-            "actors.chunk_steps": self.actors.chunk_steps,
-            "replay.num_shards": self.replay.num_shards,
-            "replay.capacity_steps": self.replay.capacity_steps,
-            "replay.segment_bytes": self.replay.segment_bytes,
-            "learner.num_ranks": self.learner.num_ranks,
-            "learner.prefetch_batches": self.learner.prefetch_batches,
-            "learner.publish_every_steps": self.learner.publish_every_steps,
-            "learner.log_every_steps": self.learner.log_every_steps,
-            "learner.keep_checkpoints": self.learner.keep_checkpoints,
-            "eval.episodes": self.eval.episodes,
-            "eval.final_episodes": self.eval.final_episodes,
-            "eval.envs": self.eval.envs,
-            "env.action_repeat": self.env.action_repeat,
-            "env.image_size": self.env.image_size,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        for name, value in (("seed", self.seed), ("learner.num_threads", self.learner.num_threads)):
-            if value < 0:
-                raise ConfigError(f"{name} must not be negative, got {value}")
-        fewest = 1 if self.gateway.port is None else 0  # all simulators may be outside
-        if self.actors.num_actors < fewest:
+        check_ranges(self)
+        if self.actors.num_actors < 1 and self.gateway.port is None:
             raise ConfigError(
-                f"actors.num_actors must be at least {fewest}, got {self.actors.num_actors}"
+                "actors.num_actors must be at least 1 where there is no gateway, got "
+                f"{self.actors.num_actors}"
             )
-        if self.replay.ratio is not None and self.replay.ratio <= 0:
+        if self.runtime.kind == "inline" and self.runtime.ray_address is not None:
             raise ConfigError(
-                f"replay.ratio must be positive, or none for no limit, got {self.replay.ratio}"
+                f"runtime.ray_address is {self.runtime.ray_address!r}, but runtime.kind inline "
+                "runs all in this process: set it to none, or runtime.kind to ray"
             )
         if self.replay.min_size > self.replay.capacity_steps:
             raise ConfigError(

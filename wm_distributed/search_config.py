@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from wm_distributed.errors import ConfigError
+from wm_distributed.ranges import Count, NotNegative, Positive, Range, Whole, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeLimits:
     """Early ends of candidates' episodes. Evaluations of the mean always play whole ones."""
 
-    steps: int | None = None
+    steps: Count | None = None
     """Decisions after which an episode of the first generation is cut; none: never."""
-    growth: float = 0.0
+    growth: NotNegative = 0.0
     """Decisions that are added with every generation."""
-    patience: int | None = None
+    patience: Count | None = None
     """Decisions without a reward above zero after which an episode is given up; none: never."""
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError if a value is out of range."""
-        if min(self.steps or 1, self.patience or 1) < 1 or self.growth < 0:
-            raise ConfigError(
-                "search.limits: steps and patience must be at least 1, or none, and growth must "
-                f"not be negative, got {self.steps}, {self.patience} and {self.growth}"
-            )
 
     @property
     def any(self) -> bool:
@@ -52,89 +45,63 @@ class SearchConfig:
     where: Literal["env", "dream"] = "env"
     """Where candidates are evaluated: in the environment, or in the family's learned model. The
     mean solution is always evaluated in the environment, and then in the dream, too."""
-    islands: int = 1
+    islands: Count = 1
     """Populations that search independently and share the evaluators fairly."""
-    population_size: tuple[int, ...] = (64,)
+    population_size: tuple[Annotated[int, Range(at_least=4)], ...] = (64,)
     """Candidates of a generation: one number for all islands, or one for each."""
-    sigma: tuple[float, ...] = (0.1,)
+    sigma: tuple[Positive, ...] = (0.1,)
     """First standard deviation of the parameters: one for all islands, or one for each."""
-    episodes: int = 4
+    episodes: Count = 4
     """Episodes of a candidate; all candidates of a generation get the same seeds."""
     limits: EpisodeLimits = field(default_factory=EpisodeLimits)
     """Early ends of candidates' episodes, which save time where candidates are hopeless."""
     covariance: Literal["auto", "full", "diagonal"] = "auto"
     """Shape of the search distribution; auto is full up to 2,000 parameters."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """This times the mean square of the parameters is taken off a candidate's return."""
-    quorum: float = 1.0
+    quorum: Annotated[float, Range(at_least=0.5, at_most=1)] = 1.0
     """Share of the candidates whose results end a generation, at least 0.5. Below 1 the slowest
     ones are left out, which favours short episodes and depends on timing."""
     restarts: Literal["none", "ipop", "bipop"] = "none"
     """After an island has converged: stop; double the population; or do so in turn with small
     populations and small steps."""
-    migrate_every: int = 0
+    migrate_every: Whole = 0
     """Generations after which an island tries the best mean of the others; 0: never. With it, the
     course of the search depends on the order in which results arrive."""
-    held_out_every: int = 25
+    held_out_every: Whole = 25
     """Generations between evaluations of the mean on seeds never trained on; 0: none."""
-    held_out_episodes: int = 32
+    held_out_episodes: Count = 32
     """Episodes of such an evaluation."""
-    max_episodes: int | None = None
+    max_episodes: Count | None = None
     """Training episodes after which an island stops; none: no limit."""
-    lease_seconds: float = 600.0
+    lease_seconds: Positive = 600.0
     """An evaluator that has not answered by then is taken for lost, and its tasks run again
     elsewhere under the same seeds."""
-    num_evaluators: int = 2
+    num_evaluators: Count = 2
     """Evaluator processes; each takes a core."""
-    envs_per_evaluator: int = 16
+    envs_per_evaluator: Count = 16
     """Episodes that one evaluator runs side by side, with one policy for all of them."""
-    dreams_per_evaluator: int = 64
+    dreams_per_evaluator: Count = 64
     """Dreamed episodes that one evaluator computes as one batch: best a multiple of 32."""
-    max_restarts: int = 100
+    max_restarts: Whole = 100
     """Restarts of one dead evaluator before the run stops with its error."""
-    recycle_episodes: int = 20_000
+    recycle_episodes: Count = 20_000
     """Episodes after which an evaluator's process gives way to a new one: some engines keep memory
     of every environment that they ever made."""
-    recycle_bytes: int = 1_000_000_000
+    recycle_bytes: Whole = 1_000_000_000
     """Growth of an evaluator's memory, in bytes, at which it does so earlier."""
-    checkpoint_every_seconds: float = 60.0
+    checkpoint_every_seconds: NotNegative = 60.0
     """Time between checkpoints. None of the results since then is lost: they are in a journal."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError if a value is out of range, naming the field and what is allowed."""
-        at_least_one = {
-            "islands": self.islands,
-            "episodes": self.episodes,
-            "held_out_episodes": self.held_out_episodes,
-            "max_episodes": 1 if self.max_episodes is None else self.max_episodes,
-            "num_evaluators": self.num_evaluators,
-            "envs_per_evaluator": self.envs_per_evaluator,
-            "dreams_per_evaluator": self.dreams_per_evaluator,
-            "recycle_episodes": self.recycle_episodes,
-        }
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise ConfigError(f"search.{name} must be at least 1, got {value}")
+        check_ranges(self, "search.")
         for name, values in (("population_size", self.population_size), ("sigma", self.sigma)):
             if len(values) not in (1, self.islands):
                 raise ConfigError(
                     f"search.{name} needs one value, or one for each of the {self.islands} "
                     f"islands, got {len(values)}: {values}"
                 )
-        if min(self.population_size) < 4:
-            raise ConfigError(
-                f"search.population_size must be at least 4, got {self.population_size}: with "
-                "fewer candidates there is nothing to rank"
-            )
-        if min(self.sigma) <= 0:
-            raise ConfigError(f"search.sigma must be positive, got {self.sigma}")
-        if not 0.5 <= self.quorum <= 1:
-            raise ConfigError(f"search.quorum must be from 0.5 to 1, got {self.quorum}")
-        if min(self.weight_decay, self.migrate_every, self.held_out_every) < 0:
-            raise ConfigError(
-                "search.weight_decay, migrate_every and held_out_every must not be negative, got "
-                f"{self.weight_decay}, {self.migrate_every} and {self.held_out_every}"
-            )
         if self.where == "dream" and self.limits.patience is not None:
             raise ConfigError(
                 f"search.limits.patience is {self.limits.patience}, but dreamed rewards are "

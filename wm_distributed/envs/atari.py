@@ -21,7 +21,6 @@ from wm_distributed.envs.engine import Engine
 from wm_distributed.envs.envpool_engine import EnvPoolEngine
 from wm_distributed.envs.gymnasium_engine import GymnasiumEngine
 from wm_distributed.envs.packages import check_name, check_options, use_envpool
-from wm_distributed.errors import ConfigError
 
 MAX_FRAMES = 108_000
 
@@ -33,8 +32,6 @@ def build(name: str, config: EnvConfig, seeds: Sequence[int], render: bool) -> E
         UnknownNameError: The engine has no such game.
         ConfigError: A package is missing, or a setting cannot work.
     """
-    if config.noop_max < 1:
-        raise ConfigError(f"env.noop_max must be at least 1 for Atari, got {config.noop_max}")
     if use_envpool(config, other="ale_py", extra="atari"):
         return _envpool(name, config, seeds, render)
     from ale_py import roms

@@ -13,6 +13,7 @@ from wm_distributed.api import EnvSpaces, VectorEnv
 from wm_distributed.config import EnvConfig
 from wm_distributed.envs.border import BorderVectorEnv
 from wm_distributed.errors import ConfigError, UnknownNameError
+from wm_distributed.ranges import check_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,10 +145,7 @@ def make_vector_env(
         raise ConfigError(f"expected at least 1 environment, got {num_envs}")
     if not 0 <= seed <= MAX_SEED - num_envs:
         raise ConfigError(f"expected a seed from 0 to {MAX_SEED - num_envs}, got {seed}")
-    for name in ("action_repeat", "image_size", "max_episode_steps"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"env.{name} must be at least 1, got {value}")
+    check_ranges(config, "env.")
     first, _, rest = config.id.partition("/")
     kind = _kind(config.id)
     _warn_of_ignored(config, first)

@@ -95,17 +95,27 @@ def parse_resume(
     return parsed.run_config()
 
 
-def parse(target: Callable[..., T], argv: Sequence[str], *, prog: str, **options: Any) -> T:
+def parse(
+    target: Callable[..., T],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    config: tuple[Any, ...] = (),
+    **options: Any,
+) -> T:
     """``target`` called with what the flags say.
 
     Args:
         target: A function or dataclass; its parameters and their docstrings become flags.
         argv: The flags.
         prog: The command, for the help and for messages.
+        config: Further settings of tyro.
         options: Passed to ``tyro.cli``.
     """
     with _REGISTRY:
-        result: T = tyro.cli(target, args=_expand(argv), prog=prog, **options)
+        # A component that may be none is set by flags, too, where the default has one.
+        config = (tyro.conf.AvoidSubcommands, *config)
+        result: T = tyro.cli(target, args=_expand(argv), prog=prog, config=config, **options)
     return result
 
 

@@ -70,14 +70,12 @@ def resume(argv: list[str]) -> int:
     """Goes on with a run from its newest checkpoint."""
     from wm_distributed.launch.arguments import parse_resume
     from wm_distributed.launch.run_dir import RunDir
-    from wm_distributed.launch.status_file import refuse_if_running
 
     if not argv or argv[0].startswith("-"):
         return _explain("resume", "RUN_DIR [--field value …]", argv)
     run_dir = RunDir.open(Path(argv[0]))
     saved, family = run_dir.load_config()
     config = parse_resume(saved, family.config, argv[1:], f"{PROG} resume {argv[0]}")
-    refuse_if_running(run_dir)
     return _run(config, run_dir, resume=True)
 
 
@@ -212,16 +210,18 @@ def _run(config: RunConfig[Any], run_dir: RunDir, *, resume: bool) -> int:
 
     from wm_distributed.launch.drive import drive
     from wm_distributed.launch.runtime import make_runtime
+    from wm_distributed.launch.status_file import only_driver
 
-    try:
-        runtime = make_runtime(config, run_dir.path, resume=resume)
-        if not resume:
-            run_dir.save_config(config)
-        return drive(config, run_dir, runtime, Console())
-    except ConfigError:
-        if not resume:
-            run_dir.discard()  # so that the mended command can take the same place
-        raise
+    with only_driver(run_dir):
+        try:
+            runtime = make_runtime(config, run_dir.path, resume=resume)
+            if not resume:
+                run_dir.save_config(config)
+            return drive(config, run_dir, runtime, Console())
+        except ConfigError:
+            if not resume:
+                run_dir.discard()  # so that the mended command can take the same place
+            raise
 
 
 if __name__ == "__main__":

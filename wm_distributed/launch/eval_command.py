@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from wm_distributed.launch.presets import is_search
 from wm_distributed.launch.report import print_result, print_when
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import Which, make_runtime
-from wm_distributed.launch.status_file import refuse_if_running
+from wm_distributed.launch.status_file import only_driver
 
 
 def evaluate_run(
@@ -35,18 +36,18 @@ def evaluate_run(
     """
     directory = RunDir.open(run_dir)
     saved, _ = directory.load_config()
-    if is_search(saved):
-        refuse_if_running(directory)  # its results would be told to two servers
-    config = _for_evaluation(saved)
+    config = _for_evaluation(saved, episodes)
     # What a resumed training run must be warned of does not concern an evaluation.
     logging.getLogger("wm_distributed.launch.inline_runtime").setLevel(logging.ERROR)
-    runtime = make_runtime(config, directory.path, resume=True)
+    # The results of a running search would be told to two servers.
+    with only_driver(directory) if is_search(saved) else nullcontext():
+        runtime = make_runtime(config, directory.path, resume=True)
+        try:
+            runtime.start()
+            final = runtime.evaluate_final(config.eval.final_episodes, checkpoint)
+        finally:
+            runtime.stop(checkpoint=False)
     console = Console()
-    try:
-        runtime.start()
-        final = runtime.evaluate_final(episodes or config.eval.final_episodes, checkpoint)
-    finally:
-        runtime.stop(checkpoint=False)
     print_when(console, final.agent)
     print_result(console, {"agent": final.agent, "random policy": final.random})
     if video:
@@ -59,10 +60,13 @@ def evaluate_run(
     return 0
 
 
-def _for_evaluation(config: RunConfig[Any]) -> RunConfig[Any]:
+def _for_evaluation(config: RunConfig[Any], episodes: int | None) -> RunConfig[Any]:
     """The configuration for this process alone, without what only training needs."""
+    if episodes is None:
+        episodes = config.eval.final_episodes
     return replace(
         config,
+        eval=replace(config.eval, final_episodes=episodes),
         actors=replace(config.actors, num_actors=1, envs_per_actor=1),
         gateway=replace(config.gateway, port=None),
         learner=replace(config.learner, num_ranks=1, device="cpu", compile=False),

@@ -17,7 +17,7 @@ from replay_service.stored import Inventory, copy_chunks, find_shards, inspect, 
 from wm_distributed.config import ReplayConfig
 from wm_distributed.errors import ReplayError
 from wm_distributed.launch.run_dir import RunDir
-from wm_distributed.launch.status_file import refuse_if_running
+from wm_distributed.launch.status_file import only_driver
 
 Place = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
@@ -74,9 +74,9 @@ def import_replay(directory: Place, source: Place, /) -> int:
         source: Another run, or an export.
     """
     run_dir = RunDir.open(directory)
-    refuse_if_running(run_dir)
     config, _ = run_dir.load_config()
-    steps, damages = copy_chunks(source, run_dir.path / "replay", config.replay)
+    with only_driver(run_dir):
+        steps, damages = copy_chunks(source, run_dir.path / "replay", config.replay)
     console = Console()
     console.print(f"{steps:,} steps imported; to use them: wm-distributed resume {directory}")
     _tell(console, damages)

@@ -5,6 +5,7 @@
     runs/dreamer-cartpole-001/
         config.json          everything that defines the run
         status.json          every process and its health, about once a second
+        lock                 held by the driver as long as it lives
         metrics.jsonl        one line of metrics every few seconds
         evaluations.jsonl    one line for each evaluation
         generations.jsonl    one line for each generation of a population search
@@ -24,6 +25,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -48,6 +50,7 @@ class RunDir:
         self.path = path
         self.config = path / "config.json"
         self.status = path / "status.json"
+        self.lock = path / "lock"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations.jsonl"
         self.generations = path / "generations.jsonl"
@@ -78,7 +81,7 @@ class RunDir:
             return cls(_next_numbered(root, preset))
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
+            occupied = any(entry.name != "lock" for entry in path.iterdir())
         if (path / "config.json").exists():
             raise RunDirError(
                 f"{path} already holds a run. To go on with it: wm-distributed resume {path}. "
@@ -101,6 +104,35 @@ class RunDir:
         runs = newest_runs(path.parent) or newest_runs(RUNS)
         hint = f"runs: {', '.join(map(str, runs))}" if runs else "there are no runs here yet"
         raise RunDirError(f"{path} {what}; {hint}")
+
+    @contextlib.contextmanager
+    def driven(self) -> Iterator[None]:
+        """Keeps the run to this process inside the block; however that ends, the system notices.
+
+        Raises:
+            RunDirError: Another process on this machine has it, or it cannot be locked.
+        """
+        with contextlib.ExitStack() as stack:
+            with writing(self.lock):
+                file = stack.enter_context(self.lock.open("ab"))
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RunDirError(
+                        f"{self.path} is in use by another process: stop that one first (Ctrl-C)"
+                    ) from None
+            yield
+
+    def is_driven(self) -> bool:
+        """Whether a living process on this machine has the run to itself."""
+        try:
+            with self.lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def discard(self) -> None:
         """Removes a directory of :meth:`create` in which no training was begun."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,12 +108,19 @@ class StatusFile:
         return asdict(process) | {"stats": dict(process.stats), "rates": rates}
 
 
-def refuse_if_running(run_dir: RunDir) -> None:
-    """Raises RunDirError if a living process drives the run: two would spoil its files."""
+@contextmanager
+def only_driver(run_dir: RunDir) -> Iterator[None]:
+    """Keeps the run to this process inside the block: two would spoil its files.
+
+    Raises:
+        RunDirError: A living process drives it; on another machine, as far as its status tells.
+    """
     if run_dir.status.exists():
-        state, alive = _state(read_json(run_dir.status))
+        state, alive = _state(run_dir, read_json(run_dir.status))
         if alive:
             raise RunDirError(f"{run_dir.path} is {state}; stop that one first (Ctrl-C)")
+    with run_dir.driven():
+        yield
 
 
 def show_status(
@@ -128,7 +136,7 @@ def show_status(
     if not directory.status.exists():
         raise RunDirError(f"{run_dir} has no status: it never began")
     values = read_json(directory.status)
-    state, alive = _state(values)
+    state, alive = _state(directory, values)
     age = time.time() - values["time"]
     console.print(f"[bold]{run_dir}[/]: {state}", highlight=False, soft_wrap=True)
     if "processes" not in values:
@@ -144,29 +152,17 @@ def show_status(
     return 0
 
 
-def _state(values: Mapping[str, Any]) -> tuple[str, bool]:
+def _state(run_dir: RunDir, values: Mapping[str, Any]) -> tuple[str, bool]:
     """The state in words, and whether the processes may still live."""
     state, driver = values["state"], values["driver"]
     reason = f" ({values['reason']})" if values.get("reason") else ""
     if state not in ("starting", "running", "stopping"):
         return f"{state}{reason}", False
     place = f"driver {driver['pid']} on {driver['node']}"
-    if driver["node"] == socket.gethostname():
-        if _is_alive(driver["pid"]):
-            return f"{state}, {place}", True
-    elif time.time() - values["time"] < STALE_SECONDS:
+    here = driver["node"] == socket.gethostname()
+    if run_dir.is_driven() if here else time.time() - values["time"] < STALE_SECONDS:
         return f"{state}, {place}", True
     return f"died without stopping ({place} is gone); it can be resumed", False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _table(processes: list[dict[str, Any]], alive: bool) -> Table:

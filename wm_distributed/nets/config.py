@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from wm_distributed.ranges import Decay, NotNegative, Positive, Whole
+
 NormName = Literal["rms", "layer", "none"]
 ActName = Literal["silu", "elu"]
 
@@ -15,21 +17,21 @@ class OptimConfig:
 
     kind: Literal["laprop", "adam"] = "laprop"
     """laprop normalises the gradient before averaging it; adam averages both separately."""
-    lr: float = 4e-5
+    lr: NotNegative = 4e-5
     """Learning rate."""
-    warmup_steps: int = 1000
+    warmup_steps: Whole = 1000
     """Train steps during which the learning rate rises from zero."""
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """Decay of the averaged update (momentum)."""
-    beta2: float = 0.999
+    beta2: Decay = 0.999
     """Decay of the averaged squared gradient."""
-    eps: float = 1e-20
+    eps: NotNegative = 1e-20
     """Added to the root of the averaged squared gradient."""
-    agc: float | None = 0.3
+    agc: Positive | None = 0.3
     """Largest norm of a tensor's gradient, as a share of that tensor's norm; none: no limit."""
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     """Largest norm of all gradients together; none: no limit."""
-    clip_value: float | None = None
+    clip_value: Positive | None = None
     """Largest size of each number in the gradient; none: no limit."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Share of the parameters taken away each step, times the learning rate."""

@@ -126,7 +126,7 @@ def test_an_unknown_game_is_refused_with_near_matches(engine: Any) -> None:
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"env\.noop_max must be at least 1 for Atari, got 0"):
+    with pytest.raises(ConfigError, match=r"env\.noop_max must be at least 1, got 0"):
         make_vector_env(replace(PONG, noop_max=0), 1, 0)
     with pytest.raises(UnknownNameError, match="option of environment 'atari/pong' 'colour'"):
         make_vector_env(replace(PONG, engine="gymnasium", options={"colour": 1}), 1, 0)

@@ -50,12 +50,19 @@ def test_options_of_an_environment_are_json_or_text() -> None:
     assert config.env.options == {"size": 5, "name": "red", "goal": True}
 
 
-@pytest.mark.parametrize("equals", [True, False])
-def test_short_forms_of_the_runtime(equals: bool) -> None:
-    argv = ["--runtime=inline"] if equals else ["--runtime", "inline", "--ray-address", "auto"]
-    config, _ = train(*argv)
-    assert config.runtime.kind == "inline"
-    assert config.runtime.ray_address == (None if equals else "auto")
+def test_short_forms_of_the_runtime() -> None:
+    assert train("--runtime=inline")[0].runtime.kind == "inline"
+    config, _ = train("--runtime", "ray", "--ray-address", "auto")
+    assert (config.runtime.kind, config.runtime.ray_address) == ("ray", "auto")
+
+
+def test_a_component_that_may_be_none_is_set_by_flags_where_a_preset_has_one() -> None:
+    preset, family = load_preset("dreamer-v2-atari")
+    config, _ = parse_train(preset, family.config, ["--model.actor-optim.lr", "0.5"], "train")
+    assert config.model.actor_optim == replace(preset.model.actor_optim, lr=0.5)
+    assert config.model.critic_optim == preset.model.critic_optim
+    preset, family = load_preset("dreamer-debug")
+    assert parse_train(preset, family.config, [], "train")[0].model.actor_optim is None
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,8 @@ def test_resume_refuses_a_run_that_is_running(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     StatusFile(run_dir).write(make_status(10), 1.0)
-    message = failure(capsys, "resume", str(run_dir.path))
+    with run_dir.driven():
+        message = failure(capsys, "resume", str(run_dir.path))
     assert "stop that one first" in message
     assert not made
 

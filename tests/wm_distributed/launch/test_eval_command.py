@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from wm_distributed.config import RunConfig
-from wm_distributed.errors import CheckpointError, RunDirError
+from wm_distributed.errors import CheckpointError, ConfigError, RunDirError
 from wm_distributed.launch import eval_command
 from wm_distributed.launch.eval_command import evaluate_run
 from wm_distributed.launch.run_dir import RunDir
@@ -52,6 +52,12 @@ def test_episodes_and_video(
     evaluate_run(run_dir.path, episodes=7, checkpoint="newest", video=True)
     assert "evaluate 7 newest" in fake_runtime.calls
     assert run_dir.eval_video.exists()
+
+
+def test_no_episodes_are_refused(run_dir: RunDir, asked: list[tuple[RunConfig[Any], bool]]) -> None:
+    with pytest.raises(ConfigError, match=r"eval\.final_episodes must be at least 1, got 0"):
+        evaluate_run(run_dir.path, episodes=0)
+    assert not asked
 
 
 def test_an_environment_that_cannot_draw_is_told(

@@ -52,6 +52,15 @@ def test_a_directory_can_be_given_back_until_training_has_begun(tmp_path: Path) 
         begun.unlink()
 
 
+def test_a_run_that_never_began_leaves_its_place_free(tmp_path: Path) -> None:
+    run_dir = RunDir.create(tmp_path / "run", "demo")
+    assert not run_dir.is_driven()
+    with run_dir.driven():
+        assert run_dir.is_driven()
+    assert not run_dir.is_driven()
+    assert RunDir.create(run_dir.path, "demo").lock.exists()
+
+
 def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunDirError, match=r"cannot write .*file/run.*Not a directory"):

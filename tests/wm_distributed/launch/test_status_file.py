@@ -2,6 +2,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from wm_distributed.errors import RunDirError
 from wm_distributed.launch.run_dir import RunDir, read_json, write_json
 from wm_distributed.launch.runtime import ProcessStatus, RunStatus
-from wm_distributed.launch.status_file import StatusFile, refuse_if_running, show_status
+from wm_distributed.launch.status_file import StatusFile, only_driver, show_status
 
 MakeStatus = Callable[..., RunStatus]
 
@@ -73,8 +74,9 @@ def test_a_living_run_is_shown_with_all_its_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    StatusFile(run_dir).write(make_status(1234), 65.0)
-    printed = show(run_dir, capsys)
+    with run_dir.driven():
+        StatusFile(run_dir).write(make_status(1234), 65.0)
+        printed = show(run_dir, capsys)
     assert f"running, driver {os.getpid()} on {socket.gethostname()}" in printed
     assert "phase train, 1,234 env steps, 4,936 train steps, 1:05 of training" in printed
     assert shown_row(printed, "actor")[:6] == ["actor", "0", "here", "11", "running", "1"]
@@ -85,14 +87,28 @@ def test_a_living_run_is_shown_with_all_its_processes(
 def test_a_run_whose_driver_is_gone_is_called_dead(
     run_dir: RunDir, make_status: MakeStatus, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    StatusFile(run_dir).write(make_status(10), 1.0)
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    rewrite(run_dir, driver={"pid": gone.pid, "node": socket.gethostname()})
+    drive = (
+        "import pathlib, sys, time\n"
+        "from wm_distributed.launch.run_dir import RunDir\n"
+        "with RunDir(pathlib.Path(sys.argv[1])).driven():\n"
+        "    print('in', flush=True)\n"
+        "    time.sleep(600)"
+    )
+    command = [sys.executable, "-c", drive, str(run_dir.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as driver:
+        assert driver.stdout is not None
+        driver.stdout.readline()
+        StatusFile(run_dir).write(make_status(10), 1.0)
+        assert "running, driver" in show(run_dir, capsys)
+        with pytest.raises(RunDirError, match="stop that one first"), only_driver(run_dir):
+            pass
+        driver.kill()
+    # The pid in the file is that of this test, which lives, as if it had been given out again.
     printed = show(run_dir, capsys)
     assert "died without stopping" in printed
     assert "was running" in printed
-    refuse_if_running(run_dir)  # it may be resumed
+    with only_driver(run_dir):
+        pass  # it may be resumed
 
 
 def test_a_run_on_another_machine_is_alive_while_its_file_is_fresh(
@@ -102,6 +118,8 @@ def test_a_run_on_another_machine_is_alive_while_its_file_is_fresh(
     elsewhere = {"pid": 1, "node": "elsewhere"}
     rewrite(run_dir, driver=elsewhere)
     assert "running, driver 1 on elsewhere" in show(run_dir, capsys)
+    with pytest.raises(RunDirError, match="stop that one first"), only_driver(run_dir):
+        pass
     rewrite(run_dir, driver=elsewhere, time=time.time() - 100)
     assert "died without stopping" in show(run_dir, capsys)
 
@@ -109,10 +127,9 @@ def test_a_run_on_another_machine_is_alive_while_its_file_is_fresh(
 def test_a_run_that_is_starting_has_no_processes_yet(
     run_dir: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    StatusFile(run_dir).write_state("starting")
-    assert f"starting, driver {os.getpid()}" in show(run_dir, capsys)
-    with pytest.raises(RunDirError, match="stop that one first"):
-        refuse_if_running(run_dir)
+    with run_dir.driven():
+        StatusFile(run_dir).write_state("starting")
+        assert f"starting, driver {os.getpid()}" in show(run_dir, capsys)
 
 
 def test_a_run_that_ended_says_how(
@@ -124,14 +141,18 @@ def test_a_run_that_ended_says_how(
     assert f"{run_dir.path}: failed (actor 0 died)" in show(run_dir, capsys)
 
 
-def test_a_running_run_is_not_run_twice(run_dir: RunDir, make_status: MakeStatus) -> None:
-    refuse_if_running(run_dir)
+def test_a_run_is_not_run_twice_whatever_its_file_says(
+    run_dir: RunDir, make_status: MakeStatus
+) -> None:
     file = StatusFile(run_dir)
-    file.write(make_status(10), 1.0)
-    with pytest.raises(RunDirError, match="stop that one first"):
-        refuse_if_running(run_dir)
-    file.write_state("stopped")
-    refuse_if_running(run_dir)
+    with only_driver(run_dir):
+        for write in (lambda: None, lambda: file.write(make_status(10), 1.0),
+                      lambda: file.write_state("stopped")):  # fmt: skip
+            write()
+            with pytest.raises(RunDirError, match="stop that one first"), only_driver(run_dir):
+                pass
+    with only_driver(run_dir):
+        pass
 
 
 def test_a_run_without_a_status_and_no_run_are_errors(run_dir: RunDir, tmp_path: Path) -> None:

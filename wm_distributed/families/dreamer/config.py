@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from wm_distributed.api import SelectorSpec
 from wm_distributed.errors import ConfigError
 from wm_distributed.nets.config import ActName, NormName, OptimConfig
+from wm_distributed.ranges import Count, NotNegative, Range, Share, Whole, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,37 +17,37 @@ class NetConfig:
 
     cell: Literal["block_gru", "norm_gru", "gru"] = "block_gru"
     """Recurrent cell: of V3, V2 and V1."""
-    deter: int = 8192
+    deter: Count = 8192
     """Size of the deterministic recurrent state."""
-    hidden: int = 1024
+    hidden: Count = 1024
     """Units of the layers inside the recurrent model."""
-    stoch: int = 32
+    stoch: Count = 32
     """Number of stochastic latent variables."""
-    classes: int = 64
+    classes: Count = 64
     """Classes of each variable (categorical latents), at most 256."""
-    blocks: int = 8
+    blocks: Count = 8
     """Blocks of the recurrent layer, which do not mix with each other."""
-    depth: int = 64
+    depth: Count = 64
     """Channels of the image networks, times the multiples below."""
-    depth_multiples: tuple[int, ...] = (2, 3, 4, 4)
+    depth_multiples: tuple[Count, ...] = (2, 3, 4, 4)
     """One convolutional stage each, from high to low resolution; every stage halves it."""
-    prior_layers: int = 2
+    prior_layers: Whole = 2
     """Layers between the recurrent state and the prior."""
-    units: int = 1024
+    units: Count = 1024
     """Units of the perceptrons."""
-    vector_layers: int = 3
+    vector_layers: Whole = 3
     """Layers that encode and decode vector observations."""
-    reward_layers: int = 1
+    reward_layers: Whole = 1
     """Layers of the reward head."""
-    cont_layers: int = 1
+    cont_layers: Whole = 1
     """Layers of the continuation head."""
-    actor_layers: int = 3
+    actor_layers: Whole = 3
     """Layers of the actor."""
-    critic_layers: int = 3
+    critic_layers: Whole = 3
     """Layers of the critic."""
     scalar: Literal["two_hot", "normal"] = "two_hot"
     """Distribution of rewards and values; normal has the standard deviation 1."""
-    bins: int = 255
+    bins: Annotated[int, Range(at_least=3)] = 255
     """Bins of the two-hot distributions, an odd number."""
     actor: Literal["bounded_normal", "tanh_normal"] = "bounded_normal"
     """Distribution of continuous actions."""
@@ -60,25 +61,25 @@ class NetConfig:
 class LossConfig:
     """Weights and constants of the world-model loss."""
 
-    reconstruction: float = 1.0
+    reconstruction: NotNegative = 1.0
     """Weight of the observations' loss."""
-    reward: float = 1.0
+    reward: NotNegative = 1.0
     """Weight of the reward loss."""
-    cont: float = 1.0
+    cont: NotNegative = 1.0
     """Weight of the continuation loss."""
-    dynamics: float = 1.0
+    dynamics: NotNegative = 1.0
     """Weight of the KL that trains the prior towards the posterior."""
-    representation: float = 0.1
+    representation: NotNegative = 0.1
     """Weight of the KL that trains the posterior towards the prior."""
-    free_nats: float = 1.0
+    free_nats: NotNegative = 1.0
     """KL below which neither is trained, summed over the latent variables."""
     free_nats_of_mean: bool = False
     """Compare with the mean KL of the batch (V1, V2) instead of each step's (V3)."""
     squash_reward: bool = False
     """Predict tanh of the reward."""
-    unimix: float = 0.01
+    unimix: Share = 0.01
     """Share of the uniform distribution in categorical latents."""
-    replay_value: float = 0.3
+    replay_value: NotNegative = 0.3
     """Weight of the critic's loss on replayed states, which also trains the world model."""
 
 
@@ -86,25 +87,25 @@ class LossConfig:
 class BehaviorConfig:
     """How actor and critic learn in imagination."""
 
-    horizon: int = 15
+    horizon: Count = 15
     """Imagined steps from each replayed state."""
-    gamma_horizon: float = 333.0
+    gamma_horizon: Annotated[float, Range(at_least=1)] = 333.0
     """Effective length of discounting: γ = 1 − 1/gamma_horizon."""
-    lam: float = 0.95
+    lam: Share = 0.95
     """λ of the λ-returns."""
-    entropy: float = 3e-4
+    entropy: NotNegative = 3e-4
     """Weight of the actor's entropy."""
     actor_gradient: Literal["reinforce", "dynamics"] = "reinforce"
     """Learn from the advantage of sampled actions, or through the dynamics from the returns."""
     normalize_returns: bool = True
     """Divide advantages by the range of returns."""
-    slow_rate: float = 0.02
+    slow_rate: Share = 0.02
     """Share of the critic in its slow copy at each update of the copy."""
-    slow_every: int = 1
+    slow_every: Count = 1
     """Train steps between updates of the slow copy."""
     slow_target: bool = False
     """Returns bootstrap from the slow critic; otherwise the critic also learns towards it."""
-    exploration_noise: float = 0.0
+    exploration_noise: NotNegative = 0.0
     """Standard deviation of the noise added to continuous actions in training."""
     eval_action: Literal["sample", "mode"] = "sample"
     """Actions in evaluation: drawn as in training, or the likeliest."""
@@ -138,9 +139,9 @@ class DreamerConfig:
     """Optimiser of the critic; none: with the others."""
     latent: Literal["categorical", "gaussian"] = "categorical"
     """Distribution of the stochastic latent variables."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Sequences in the global batch."""
-    batch_length: int = 64
+    batch_length: Annotated[int, Range(at_least=2)] = 64
     """Trained steps of each sequence."""
     selector: SelectorSpec = field(default_factory=SelectorSpec)
     """How sequences are picked from replay."""
@@ -151,6 +152,7 @@ class DreamerConfig:
         Raises:
             ConfigError: Sizes that cannot be divided, or are out of range.
         """
+        check_ranges(self, "model.")
         net = self.net
         if net.deter % net.blocks:
             raise ConfigError(
@@ -161,5 +163,3 @@ class DreamerConfig:
             raise ConfigError(f"model.net.classes must be in 2..256, got {net.classes}")
         if net.bins % 2 == 0:
             raise ConfigError(f"model.net.bins must be odd (one bin is zero), got {net.bins}")
-        if self.batch_length < 2:
-            raise ConfigError(f"model.batch_length must be at least 2, got {self.batch_length}")

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from wm_distributed.errors import ConfigError
 from wm_distributed.nets.config import OptimConfig
+from wm_distributed.ranges import (
+    Count,
+    Decay,
+    NotNegative,
+    Positive,
+    Range,
+    Share,
+    Whole,
+    check_ranges,
+)
 
 TOKENIZER, WORLD_MODEL, ACTOR_CRITIC = "tokenizer", "world_model", "actor_critic"
 """Names of the phases, in the order of their turns."""
@@ -32,35 +42,35 @@ class TokenizerConfig:
     networks: Literal["convolutional", "patch"] = "convolutional"
     """The paper's networks, in which all of the frame matters to each token; or cheap ones in
     which a token and the pixels of its own patch depend on each other alone."""
-    vocabulary: int = 512
+    vocabulary: Annotated[int, Range(at_least=2)] = 512
     """Number of codes."""
-    width: int = 512
+    width: Count = 512
     """Size of a code."""
-    channels: int = 64
+    channels: Count = 64
     """Channels of the convolutions, times the multiples below."""
-    multiples: tuple[int, ...] = (1, 1, 1, 1, 1)
+    multiples: tuple[Count, ...] = (1, 1, 1, 1, 1)
     """One resolution each, from high to low; every further one halves the frame."""
-    res_blocks: int = 2
+    res_blocks: Whole = 2
     """Residual blocks at each resolution."""
-    attention_at: tuple[int, ...] = (8, 16)
+    attention_at: tuple[Count, ...] = (8, 16)
     """Heights of feature maps, in pixels, that get self-attention."""
     pixel_loss: Literal["absolute", "squared"] = "absolute"
     """Mean absolute error (the paper), or mean squared error, which does not leave small bright
     things to the background where there is no perceptual loss to object."""
     codebook: Literal["gradient", "ema"] = "gradient"
     """Codes learn by gradient (the paper), or are moving averages of what they stand for."""
-    commitment: float = 1.0
+    commitment: NotNegative = 1.0
     """Weight β of the loss that draws the encoder to its codes."""
-    ema_decay: float = 0.99
+    ema_decay: Decay = 0.99
     """Decay of the moving averages (ema)."""
-    revive_below: float = 0.1
+    revive_below: NotNegative = 0.1
     """A code that stands for fewer vectors than this in an average batch is moved to a vector of
     the batch that is far from all codes (ema)."""
     perceptual_weights: str | None = None
     """File with the weights of VGG16 for the perceptual loss; none: trained without it."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Frames in the global batch."""
-    steps: int = 200
+    steps: Count = 200
     """Train steps in a cycle."""
     optim: OptimConfig = field(default_factory=adam)
     """Optimiser."""
@@ -75,27 +85,27 @@ class TokenizerConfig:
 class WorldModelConfig:
     """The transformer over blocks of one frame's tokens and an action."""
 
-    blocks: int = 20
+    blocks: Count = 20
     """Blocks that it sees at most."""
-    layers: int = 10
+    layers: Count = 10
     """Transformer layers."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads."""
-    width: int = 256
+    width: Count = 256
     """Size of an embedding."""
     positions: Literal["absolute", "factored"] = "absolute"
     """One embedding a position (the paper), or the sum of its block's and its place's within the
     block, so that what is learned at one block holds at the others."""
-    dropout: float = 0.1
+    dropout: Decay = 0.1
     """Share of embeddings, attention weights and residuals dropped in training."""
-    refill_blocks: int = 1
+    refill_blocks: Count = 1
     """Newest blocks that imagination begins with, and goes on with whenever the window is full
     (the paper: the last frame alone)."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Segments in the global batch."""
-    steps: int = 200
+    steps: Count = 200
     """Train steps in a cycle."""
-    first_cycle: int = 20
+    first_cycle: Whole = 20
     """Cycles before it is trained (the paper: from epoch 25, the tokenizer from 5)."""
     optim: OptimConfig = field(default_factory=lambda: adam(weight_decay=0.01))
     """Optimiser; the weights of linear layers decay, nothing else does."""
@@ -105,30 +115,30 @@ class WorldModelConfig:
 class ActorCriticConfig:
     """The policy, which sees reconstructed frames and learns from imagined ones."""
 
-    channels: tuple[int, ...] = (32, 32, 64, 64)
+    channels: tuple[Count, ...] = (32, 32, 64, 64)
     """Channels of the convolutions; each halves the frame."""
-    units: int = 512
+    units: Count = 512
     """Units of the LSTM."""
-    burn_in: int = 20
+    burn_in: Whole = 20
     """Real frames that the LSTM sees before imagination begins."""
-    horizon: int = 20
+    horizon: Annotated[int, Range(at_least=2)] = 20
     """States of an imagined trajectory, of which the first is real and the last gives its value
     alone."""
-    gamma: float = 0.995
+    gamma: Share = 0.995
     """Discount of a step."""
-    lam: float = 0.95
+    lam: Share = 0.95
     """λ of the λ-returns."""
-    entropy: float = 0.001
+    entropy: NotNegative = 0.001
     """Weight of the policy's entropy."""
-    epsilon: float = 0.01
+    epsilon: Share = 0.01
     """Share of random actions in training."""
-    eval_temperature: float = 0.5
+    eval_temperature: Positive = 0.5
     """Temperature of the policy in evaluation; in training it is 1."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Trajectories in the global batch."""
-    steps: int = 200
+    steps: Count = 200
     """Train steps in a cycle."""
-    first_cycle: int = 45
+    first_cycle: Whole = 45
     """Cycles before it is trained (the paper: from epoch 50)."""
     optim: OptimConfig = field(default_factory=adam)
     """Optimiser."""
@@ -151,26 +161,21 @@ class IrisConfig:
         Raises:
             ConfigError: A size is out of range, or does not divide.
         """
+        check_ranges(self, "model.")
         world, actor = self.world_model, self.actor_critic
         if world.width % world.heads:
             raise ConfigError(
                 "model.world_model.width must be divisible by model.world_model.heads, got "
                 f"{world.width} and {world.heads}"
             )
-        if not 1 <= world.refill_blocks < world.blocks:
+        if world.refill_blocks >= world.blocks:
             raise ConfigError(
-                "model.world_model.refill_blocks must be at least 1 and less than "
-                f"model.world_model.blocks {world.blocks}, got {world.refill_blocks}"
+                "model.world_model.refill_blocks must be less than model.world_model.blocks "
+                f"{world.blocks}, got {world.refill_blocks}"
             )
         if world.refill_blocks > actor.burn_in + 1:
             raise ConfigError(
                 "imagination begins with model.world_model.refill_blocks frames, but a batch of "
                 f"the actor-critic has model.actor_critic.burn_in + 1 = {actor.burn_in + 1}, got "
                 f"{world.refill_blocks}"
-            )
-        if actor.horizon < 2:
-            raise ConfigError(f"model.actor_critic.horizon must be at least 2, got {actor.horizon}")
-        if self.tokenizer.vocabulary < 2:
-            raise ConfigError(
-                f"model.tokenizer.vocabulary must be at least 2, got {self.tokenizer.vocabulary}"
             )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from wm_distributed.errors import ConfigError
 from wm_distributed.nets.config import OptimConfig
+from wm_distributed.ranges import Count, NotNegative, Positive, Whole, check_ranges
 from wm_distributed.types import LATENT_PREFIX
 
 COLLECT, VISION, ENCODE, MEMORY, CONTROLLER = "collect", "vision", "encode", "memory", "controller"
@@ -27,13 +28,13 @@ def _adam(lr: float, clip_value: float | None) -> OptimConfig:
 class VisionConfig:
     """V: a variational autoencoder of single frames."""
 
-    latent_size: int = 32
+    latent_size: Count = 32
     """Latent variables of a frame (the paper: 32 for CarRacing, 64 for Doom)."""
-    kl_floor: float = 0.5
+    kl_floor: NotNegative = 0.5
     """KL in nats for each latent variable below which it is not pushed down, by frame."""
-    batch_size: int = 100
+    batch_size: Count = 100
     """Frames in the global batch."""
-    steps: int = 100_000
+    steps: Count = 100_000
     """Train steps (the paper: one epoch of 10,000 episodes)."""
     optim: OptimConfig = field(default_factory=lambda: _adam(1e-4, None))
     """Optimiser."""
@@ -43,23 +44,23 @@ class VisionConfig:
 class MemoryConfig:
     """M: a recurrent network that predicts the next latent variables as mixtures."""
 
-    units: int = 256
+    units: Count = 256
     """Units of the LSTM (the paper: 256 for CarRacing, 512 for Doom)."""
-    num_mixtures: int = 5
+    num_mixtures: Count = 5
     """Normal distributions in the mixture of each latent variable."""
     restart_input: bool = False
     """Whether the network is told that an episode begins (the paper: Doom)."""
-    reward_scale: float = 0.1
+    reward_scale: NotNegative = 0.1
     """Weight of the reward's squared error; 0: rewards are not learned."""
-    done_weight: float = 1.0
+    done_weight: Positive = 1.0
     """How much more an episode's end counts than another step (the paper: 10 for Doom)."""
-    batch_size: int = 100
+    batch_size: Count = 100
     """Sequences in the global batch."""
-    batch_length: int = 999
+    batch_length: Count = 999
     """Predicted steps of each sequence (the paper: 999 for CarRacing, 500 for Doom)."""
-    context: int = 1
+    context: Count = 1
     """Steps before them, at least 1, that give the first inputs and warm up the LSTM."""
-    steps: int = 4_000
+    steps: Count = 4_000
     """Train steps."""
     optim: OptimConfig = field(default_factory=lambda: _adam(1e-3, 1.0))
     """Optimiser."""
@@ -71,16 +72,16 @@ class ControllerConfig:
 
     inputs: Literal["z", "zh", "zch"] = "zh"
     """What it sees: latent variables z, and the hidden state h and cell state c of the LSTM."""
-    hidden: int = 0
+    hidden: Whole = 0
     """Units of a hidden layer (the paper's ablation: 40, on z); 0: linear."""
     bias: bool = True
     """Whether outputs have a bias (the paper: not for Doom)."""
-    positive_only: tuple[int, ...] = ()
+    positive_only: tuple[Whole, ...] = ()
     """Continuous actions of which only the positive half of tanh counts (CarRacing: 2, brake)."""
     dial: tuple[int, ...] = ()
     """Discrete actions in the order in which one output, from −1 to 1, picks them (the paper's
     Doom: left, nothing, right); empty: one output for each action, of which the largest wins."""
-    hold: int = 10
+    hold: Count = 10
     """Longest time, in decisions, that exploration keeps an action before there is a controller."""
 
 
@@ -88,30 +89,22 @@ class ControllerConfig:
 class DreamConfig:
     """How M is used as an environment."""
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """τ: mixture logits are divided by it, and the noise is multiplied by its root."""
     ends: Literal["sampled", "threshold"] = "sampled"
     """Whether an episode ends by chance, or where its end is the likelier (the paper)."""
     reward: float | None = None
     """What every dreamed step is worth (the paper: 1 for Doom, the time survived); none: what M
     predicts."""
-    max_steps: int = 1_000
+    max_steps: Count = 1_000
     """Decisions after which a dreamed episode of a search is cut off (the paper, Doom: 2,100)."""
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError unless the temperature is positive, and there is a step."""
-        if self.temperature <= 0 or self.max_steps < 1:
-            raise ConfigError(
-                "model.dream: temperature must be positive and max_steps at least 1, got "
-                f"{self.temperature} and {self.max_steps}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldModelsConfig:
     """Vision, memory and controller, and the dream that they make."""
 
-    collect_steps: int = 10_000_000
+    collect_steps: Count = 10_000_000
     """Decisions that are collected before V is trained, and once more in each further round (the
     paper: 10,000 episodes of up to 1,000)."""
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -129,26 +122,7 @@ class WorldModelsConfig:
         Raises:
             ConfigError: A value is out of range, naming the field and what is allowed.
         """
-        at_least_one = {
-            "collect_steps": self.collect_steps,
-            "vision.latent_size": self.vision.latent_size,
-            "memory.units": self.memory.units,
-            "memory.num_mixtures": self.memory.num_mixtures,
-            "memory.batch_length": self.memory.batch_length,
-            "memory.context": self.memory.context,
-            "controller.hold": self.controller.hold,
-        }
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise ConfigError(f"model.{name} must be at least 1, got {value}")
-        if self.memory.done_weight <= 0:
-            raise ConfigError(
-                f"model.memory.done_weight must be positive, got {self.memory.done_weight}"
-            )
-        if self.controller.hidden < 0:
-            raise ConfigError(
-                f"model.controller.hidden must be 0 (linear) or more, got {self.controller.hidden}"
-            )
+        check_ranges(self, "model.")
         if sorted(self.controller.dial) != list(range(len(self.controller.dial))):
             raise ConfigError(
                 "model.controller.dial must hold each action from 0 on once, got "
