@@ -15,55 +15,31 @@ every manifest has its data.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import logging
 import math
 import os
-import pickle
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, cast
 
 import torch
 
 from wm_distributed.errors import CheckpointError, RunDirError
+from wm_distributed.manifest import (
+    DamagedError,
+    Manifest,
+    manifest_bytes,
+    read_checkpoint,
+    read_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
 _BEST = "best.json"
 _CANDIDATE = "candidate.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a checkpoint is.
-
-    Attributes:
-        file: Name of the data file beside the manifest.
-        num_bytes: Its size.
-        checksum: CRC-32 of its bytes.
-        family: Family that wrote it.
-        preset: Preset of the run.
-        fingerprint: See :func:`fingerprint`.
-        counters: Progress, such as ``train_steps`` and ``version``.
-        score: Mean return of its evaluation, of the best one.
-        format: Version of this layout.
-    """
-
-    file: str
-    num_bytes: int
-    checksum: int
-    family: str
-    preset: str
-    fingerprint: str
-    counters: dict[str, int] = field(default_factory=dict)
-    score: float | None = None
-    format: int = _FORMAT
 
 
 @dataclass(frozen=True)
@@ -87,7 +63,14 @@ class Checkpointer:
     """Saves and loads the checkpoints of one run. One process saves; any may load."""
 
     def __init__(
-        self, directory: Path, *, family: str, preset: str, fingerprint: str, keep: int = 2
+        self,
+        directory: Path,
+        *,
+        family: str,
+        preset: str,
+        fingerprint: str,
+        misfits: Callable[[Mapping[str, Any]], str] = lambda state: "the fingerprints differ",
+        keep: int = 2,
     ) -> None:
         """Makes the directory if need be.
 
@@ -96,6 +79,7 @@ class Checkpointer:
             family: Name of the family, which a loaded checkpoint must have.
             preset: Name of the preset, for messages.
             fingerprint: Of the model and spaces, which a loaded checkpoint must have.
+            misfits: Says what differs in a saved state that has another one.
             keep: Newest checkpoints that stay, at least 1, beside the best.
 
         Raises:
@@ -105,6 +89,7 @@ class Checkpointer:
         self._family = family
         self._preset = preset
         self._fingerprint = fingerprint
+        self._misfits = misfits
         self._keep = keep
         with self._disk_errors():
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -160,8 +145,8 @@ class Checkpointer:
             RunDirError: The disk is full or unwritable.
         """
         try:
-            manifest = _read_manifest(self._directory / _CANDIDATE)
-        except _DamagedError as error:
+            manifest = read_manifest(self._directory / _CANDIDATE)
+        except DamagedError as error:
             logger.warning("the evaluated checkpoint is not kept: %s", error)
             return False
         if manifest.counters["train_steps"] != train_steps:
@@ -184,13 +169,13 @@ class Checkpointer:
         damaged = []
         for path in self._paths(which):
             try:
-                manifest, data = _read(path)
-            except _DamagedError as error:
+                manifest, state = read_checkpoint(path)
+            except DamagedError as error:
                 damaged.append(str(error))
                 logger.warning("checkpoint passed over: %s", error)
                 continue
-            self._check_origin(path, manifest)
-            return Checkpoint(_load_state(path, data), manifest)
+            self._check_origin(path, manifest, state)
+            return Checkpoint(state, manifest)
         raise CheckpointError(
             f"no usable checkpoint ({which}) in {self._directory}: "
             + ("; ".join(damaged) or "nothing has been saved there")
@@ -204,8 +189,8 @@ class Checkpointer:
     def best_score(self) -> float:
         """Score of the best checkpoint; minus infinity if there is none that can be read."""
         try:
-            score = _read_manifest(self._directory / _BEST).score
-        except _DamagedError:
+            score = read_manifest(self._directory / _BEST).score
+        except DamagedError:
             return -math.inf
         return -math.inf if score is None else score
 
@@ -216,7 +201,7 @@ class Checkpointer:
     def _newest_first(self) -> list[Path]:
         return sorted(self._directory.glob("step-*.json"), reverse=True)
 
-    def _check_origin(self, path: Path, manifest: Manifest) -> None:
+    def _check_origin(self, path: Path, manifest: Manifest, state: Mapping[str, Any]) -> None:
         if manifest.family != self._family:
             raise CheckpointError(
                 f"{path} was made by family {manifest.family!r} (preset {manifest.preset!r}), this "
@@ -224,10 +209,9 @@ class Checkpointer:
             )
         if manifest.fingerprint != self._fingerprint:
             raise CheckpointError(
-                f"{path} was made with another model size or environment (preset "
-                f"{manifest.preset!r}, fingerprint {manifest.fingerprint}; this run: preset "
-                f"{self._preset!r}, fingerprint {self._fingerprint}); use the settings of the "
-                "config.json beside it, or give this run another directory"
+                f"{path} (preset {manifest.preset!r}) does not fit this run (preset "
+                f"{self._preset!r}): {self._misfits(state)}; use the settings that it was saved "
+                "with, or give this run another directory"
             )
 
     def _write_state(self, state: Mapping[str, Any], step: str) -> tuple[str, int, int]:
@@ -244,7 +228,7 @@ class Checkpointer:
     def _write_manifest(self, name: str, manifest: Manifest) -> None:
         temporary = self._directory / f"{name}.tmp"
         with _durable(temporary) as file:
-            file.write(json.dumps(asdict(manifest), indent=2).encode())
+            file.write(manifest_bytes(manifest))
         self._rename(temporary, name)
 
     def _rename(self, temporary: Path, name: str) -> None:
@@ -263,8 +247,8 @@ class Checkpointer:
         named = set()
         for path in self._directory.glob("*.json"):
             try:
-                named.add(_read_manifest(path).file)
-            except _DamagedError as error:
+                named.add(read_manifest(path).file)
+            except DamagedError as error:
                 logger.warning("nothing is removed from %s: %s", self._directory, error)
                 return
         for data in self._directory.glob("*.pt"):
@@ -311,10 +295,6 @@ def check_plain(value: object, where: str = "state") -> None:
         )
 
 
-class _DamagedError(Exception):
-    """A checkpoint's files are not what was written."""
-
-
 class _ChecksumWriter:
     """A file that counts and checksums what passes through it.
 
@@ -354,39 +334,3 @@ def _durable(path: Path) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-
-
-def _read_manifest(path: Path) -> Manifest:
-    """Raises _DamagedError where it is missing or cannot be understood."""
-    try:
-        return Manifest(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise _DamagedError(f"{path} cannot be read: {error}") from error
-
-
-def _read(path: Path) -> tuple[Manifest, bytes]:
-    """Manifest and data of one checkpoint, checked against each other."""
-    manifest = _read_manifest(path)
-    data_path = path.with_name(manifest.file)
-    try:
-        data = data_path.read_bytes()
-    except OSError as error:
-        raise _DamagedError(f"{data_path} cannot be read: {error}") from error
-    if len(data) != manifest.num_bytes or zlib.crc32(data) != manifest.checksum:
-        raise _DamagedError(
-            f"{data_path} is damaged: expected {manifest.num_bytes} bytes with checksum "
-            f"{manifest.checksum:08x}, got {len(data)} bytes with {zlib.crc32(data):08x}"
-        )
-    return manifest, data
-
-
-def _load_state(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        # weights_only: reading a checkpoint never runs code that somebody put into it.
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values: {error}"
-        ) from error
-    assert isinstance(state, dict), type(state)
-    return state

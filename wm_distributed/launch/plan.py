@@ -26,6 +26,7 @@ from wm_distributed.candidates import CandidateActor, SeededEpisodes
 from wm_distributed.config import ReplayConfig, RunConfig
 from wm_distributed.families import load_family
 from wm_distributed.launch.experience import RecordingWriter, count_steps
+from wm_distributed.launch.fit import misfits, shapes
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.roles import RateLimiter, ReplayReader, ReplayWriter, WeightsSink, WeightsSource
 from wm_distributed.seeding import policy_seed, training_seed
@@ -282,14 +283,14 @@ class Plan:
         from wm_distributed.checkpoint import fingerprint
         from wm_distributed.launch.counted_checkpoints import CountedCheckpointer
 
+        own = shapes(trainable.state_dict())
         return CountedCheckpointer(
             self.run_dir / "checkpoints",
             read_counts,
             family=self.family.name,
             preset=self.config.preset,
-            fingerprint=fingerprint(
-                self.config.env.id, self.spaces, shapes(trainable.state_dict())
-            ),
+            fingerprint=fingerprint(self.config.env.id, self.spaces, own),
+            misfits=lambda state: misfits(state["trainable"], own),
             keep=self.config.learner.keep_checkpoints,
         )
 
@@ -361,12 +362,3 @@ def counts_with(counts: Mapping[str, int], standing: Standing) -> dict[str, int]
     """A checkpoint's counts, with the environment steps that replay took after it."""
     env_steps = max(counts["env_steps"], standing.logged_steps)
     return {**counts, "env_steps": env_steps}
-
-
-def shapes(state: object) -> object:
-    """A state with each tensor replaced by its shape, which says whether another one fits."""
-    if isinstance(state, Mapping):
-        return {key: shapes(value) for key, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return [shapes(value) for value in state]
-    return tuple(state.shape) if hasattr(state, "shape") else type(state).__name__

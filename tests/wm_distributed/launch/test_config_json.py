@@ -1,12 +1,12 @@
 import json
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, UnknownNameError
-from wm_distributed.launch.config_json import config_from_json, config_to_json, decode
+from wm_distributed.launch.config_json import config_from_json, config_to_json
 from wm_distributed.launch.presets import all_families
 from wm_distributed.testing.counting_family import counting_preset
 
@@ -75,36 +75,6 @@ def test_what_is_no_configuration_is_refused() -> None:
         config_from_json("[]", "config.json")
     with pytest.raises(UnknownNameError, match="did you mean dreamer"):
         config_from_json('{"family": "dreamr"}', "config.json")
-
-
-@dataclass(frozen=True)
-class Inner:
-    rates: tuple[float, ...] = (0.1, 0.2)
-    shape: tuple[int, int] = (3, 4)
-    names: list[str] = field(default_factory=lambda: ["a"])
-    mode: Literal["x", "y"] = "x"
-    limit: int | None = None
-
-
-def test_containers_are_decoded_by_their_types() -> None:
-    values = {"rates": [1, 2.5], "shape": [5, 6], "names": ["b"], "mode": "y", "limit": 7}
-    decoded = decode(Inner, values, "inner")
-    assert decoded == Inner((1.0, 2.5), (5, 6), ["b"], "y", 7)
-    assert all(type(rate) is float for rate in decoded.rates)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("rates", ["a"], r"inner\.rates\[0\] must be float"),
-        ("shape", [1, 2, 3], r"inner\.shape must be tuple\[int, int\]"),
-        ("names", "b", r"inner\.names must be list\[str\]"),
-    ],
-)
-def test_a_wrong_element_is_named(name: str, value: Any, message: str) -> None:
-    values = {"rates": [], "shape": [5, 6], "names": [], "mode": "y", "limit": 7}
-    with pytest.raises(ConfigError, match=message):
-        decode(Inner, values | {name: value}, "inner")
 
 
 def test_the_run_config_of_another_family_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
