@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from replay_service.shared_memory import SharedArrays
 from replay_service.table import Table
 from wm_distributed.api import DataSpec
 from wm_distributed.errors import ReplayError
+from wm_distributed.memory import memory_bytes
 from wm_distributed.types import Columns
 
 GENERATIONS = "blocks/generations"
@@ -48,6 +48,13 @@ class Store:
         return self.rings.nbytes + self.blocks.nbytes + tables + log
 
 
+def bytes_held_per_step(layout: Layout, specs: Collection[DataSpec], *, logged: bool) -> float:
+    """Bytes that a shard allocates for each step, indices included."""
+    tables = sum(Table.bytes_per_step(spec) for spec in specs)
+    log = LogIndex.BYTES_PER_STEP if logged else 0
+    return bytes_per_step(layout) + Blocks.BYTES_PER_STEP + tables + log
+
+
 def affordable_steps(
     layout: Layout,
     specs: Collection[DataSpec],
@@ -62,9 +69,7 @@ def affordable_steps(
     Raises:
         ReplayError: Too few for one sequence, or more than the machine's memory holds.
     """
-    tables = sum(Table.bytes_per_step(spec) for spec in specs)
-    step_bytes = bytes_per_step(layout) + Blocks.BYTES_PER_STEP + tables
-    step_bytes += LogIndex.BYTES_PER_STEP if logged else 0
+    step_bytes = bytes_held_per_step(layout, specs, logged=logged)
     capacity = min(capacity_steps, _MAX_ROWS)
     if capacity_bytes is not None:
         capacity = min(capacity, int(capacity_bytes / step_bytes))
@@ -76,11 +81,10 @@ def affordable_steps(
             f"of {sequence}; raise replay.capacity_steps or replay.capacity_bytes, or use fewer "
             "shards"
         )
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if capacity * step_bytes > physical:
+    if capacity * step_bytes > (memory := memory_bytes()):
         raise ReplayError(
             f"replay shard {shard}: {capacity} steps of {step_bytes:.0f} bytes need "
-            f"{capacity * step_bytes / 2**30:.1f} GiB, the machine has {physical / 2**30:.1f} GiB; "
+            f"{capacity * step_bytes / 2**30:.1f} GiB, the machine has {memory / 2**30:.1f} GiB; "
             "lower replay.capacity_steps or set replay.capacity_bytes"
         )
     return capacity

@@ -69,7 +69,7 @@ def read_manifest(path: Path) -> Manifest:
         # Manifests of earlier versions have no seal.
         if isinstance(values, dict) and values.pop(_SEAL, None) not in (None, _seal(values)):
             raise DamagedError(f"{path} is damaged: its values do not fit its seal")
-        manifest = decode(Manifest, values, "")
+        manifest: Manifest = decode(Manifest, values, "")
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"{path} cannot be read: {error}") from error
     if manifest.format != _FORMAT:

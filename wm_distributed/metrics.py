@@ -128,7 +128,9 @@ METRICS: dict[str, Metric] = {
     "run/recovery_seconds": Metric("gauge", "max", "Last recovery of a role, until ready again."),
     "run/cpu_seconds": Metric("counter", "sum", "CPU time used, by role."),
     "run/rss_bytes": Metric("gauge", "sum", "Resident memory, by role."),
-    "run/machine_bytes": Metric("gauge", "max", "Memory of the machine that a process is on."),
+    "run/machine_bytes": Metric(
+        "gauge", "max", "Memory of a process's machine, or its limit there."
+    ),
 }
 
 

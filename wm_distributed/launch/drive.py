@@ -88,7 +88,7 @@ class _Run:
         self._status: RunStatus | None = None
         self._report: Report | None = None
         self._seconds = 0.0  # of training, as of the newest status
-        self._warned = False
+        self._warned = config.runtime.ray_address is None  # such a run was weighed before
 
     def to_its_end(self, interrupts: Interrupts) -> FinalEvaluation | None:
         """Trains, evaluates, stops and writes the files; None where Ctrl-C came in between."""

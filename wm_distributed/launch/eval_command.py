@@ -41,7 +41,7 @@ def evaluate_run(
     logging.getLogger("wm_distributed.launch.inline_runtime").setLevel(logging.ERROR)
     # The results of a running search would be told to two servers.
     with only_driver(directory) if is_search(saved) else nullcontext():
-        runtime = make_runtime(config, directory.path, resume=True)
+        runtime = make_runtime(config, directory.path, resume=True, trains=False)
         try:
             runtime.start()
             final = runtime.evaluate_final(config.eval.final_episodes, checkpoint)

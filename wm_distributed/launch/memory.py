@@ -1,19 +1,35 @@
-"""Whether the machines of a run can hold its replay once that is full."""
+"""Whether the machines of a run can hold its replay once that is full.
+
+A shard takes its rings from the machine step by step, so that one that is too large runs for hours
+before it fails. A run on this machine alone is weighed before it starts; on a cluster it shows only
+later which shards share a machine.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from actors.actions import executable_action
+from actors.sequence_writer import SequenceWriter
+from replay_service.rings import Layout, layout_of
+from replay_service.store import bytes_held_per_step
+from wm_distributed.errors import ConfigError
+from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.runtime import ProcessStatus
+from wm_distributed.memory import memory_bytes
+from wm_distributed.types import Columns, EnvStep, SequenceChunk
+
+logger = logging.getLogger(__name__)
+
+_WARN_SHARE = 0.9
 
 
 def memory_warning(processes: Iterable[ProcessStatus]) -> str:
-    """What to say of machines whose shards may outgrow them; empty if all can hold theirs.
-
-    A shard takes its rings from the machine step by step, so that one that is too large runs for
-    hours before it fails.
-    """
+    """What to say of machines whose shards may outgrow them; empty if all can hold theirs."""
     replay: dict[str, float] = defaultdict(float)
     memory: dict[str, float] = {}
     for process in processes:
@@ -25,5 +41,56 @@ def memory_warning(processes: Iterable[ProcessStatus]) -> str:
         "lower replay.capacity_steps, set replay.capacity_bytes, or spread the shards over more "
         "machines"
         for node, size in replay.items()
-        if size > 0.9 * memory[node]
+        if size > _WARN_SHARE * memory[node]
     )
+
+
+def weigh_replay(plan: Plan) -> None:
+    """Compares replay, once it is full, with the memory of this machine; warns if that is tight.
+
+    Raises:
+        ConfigError: It can never be held.
+    """
+    if not plan.specs or plan.config.runtime.ray_address is not None:
+        return
+    replay = plan.config.replay
+    step_bytes = bytes_held_per_step(step_layout(plan), plan.specs, logged=plan.replay.durable)
+    steps = min(replay.capacity_steps, plan.config.stop.env_steps or replay.capacity_steps)
+    needed, memory = steps * step_bytes, memory_bytes()
+    if replay.capacity_bytes is not None:
+        needed = min(needed, replay.capacity_bytes)
+    text = (
+        f"full replay takes {needed / 1e9:.1f} GB ({steps:,} steps of {step_bytes:,.0f} bytes), "
+        f"this machine has {memory / 1e9:.1f} GB: lower replay.capacity_steps, set "
+        "replay.capacity_bytes, or spread the shards over a cluster"
+    )
+    if needed > memory:
+        raise ConfigError(text)
+    if needed > _WARN_SHARE * memory:
+        logger.warning("%s", text)
+
+
+def step_layout(plan: Plan) -> Layout:
+    """The columns that an actor of the plan stores with every step."""
+    zeros = np.zeros(1, np.float32)
+    first = np.ones(1, np.bool_)
+    obs = {key: np.zeros((1, *s.shape), s.dtype) for key, s in plan.spaces.obs.items()}
+    policy, written = plan.build_policy(0), _Written()
+    step = EnvStep(obs, zeros, first, ~first, ~first)
+    action, _, extras = policy.act(policy.initial_state(1), step, "train")
+    sequences = SequenceWriter(written, actor=0, incarnation=0, num_envs=1, chunk_steps=1)
+    sequences.append(step, executable_action(plan.spaces.action, action), extras, 0)
+    sequences.insert(0)
+    return layout_of(written.columns)
+
+
+class _Written:
+    """A :class:`~wm_distributed.roles.ReplayWriter` that keeps the columns of a chunk."""
+
+    columns: Columns
+
+    def insert(self, chunks: Sequence[SequenceChunk]) -> None:
+        self.columns = chunks[0].columns
+
+    def flush(self) -> None:
+        """Has nothing to wait for."""

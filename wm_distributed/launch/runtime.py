@@ -198,22 +198,29 @@ class Runtime(Protocol):
         """
 
 
-def make_runtime(config: RunConfig[Any], run_dir: Path, *, resume: bool) -> Runtime:
+def make_runtime(
+    config: RunConfig[Any], run_dir: Path, *, resume: bool, trains: bool = True
+) -> Runtime:
     """The runtime that ``config.runtime.kind`` asks for; nothing is started yet.
 
     Args:
         config: What to run.
         run_dir: Existing directory of the run; checkpoints lie in ``run_dir/checkpoints``.
         resume: Whether to go on from the newest checkpoint there; otherwise the run begins anew.
+        trains: Whether replay will be filled; not for an evaluation alone.
 
     Raises:
-        ConfigError: The configuration cannot work (see ``preflight.py``).
+        ConfigError: The configuration cannot work (see ``preflight.py``), or replay is too large.
         RunDirError: The directory cannot be written.
     """
     from wm_distributed.launch.preflight import preflight
     from wm_distributed.launch.presets import is_search
 
     plan = preflight(config, run_dir)
+    if trains:
+        from wm_distributed.launch.memory import weigh_replay
+
+        weigh_replay(plan)
     if plan.is_pipeline:
         from wm_distributed.launch.pipeline import PipelineRuntime
 

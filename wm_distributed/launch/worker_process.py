@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wm_distributed.launch.supervisor import Pulse
+from wm_distributed.memory import memory_bytes
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -25,7 +26,7 @@ def process_stats() -> dict[str, float]:
     return {
         "run/cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in used),
         "run/rss_bytes": float(pages * _PAGE_BYTES),
-        "run/machine_bytes": float(os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES),
+        "run/machine_bytes": float(memory_bytes()),
     }
 
 

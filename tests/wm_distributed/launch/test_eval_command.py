@@ -16,7 +16,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, fake_runtime: Any) -> list[tuple[RunC
     """What runtimes were asked for; all of them are the fake one."""
     calls: list[tuple[RunConfig[Any], bool]] = []
 
-    def make(config: RunConfig[Any], path: Path, *, resume: bool) -> Any:
+    def make(config: RunConfig[Any], path: Path, *, resume: bool, trains: bool) -> Any:
+        assert not trains
         calls.append((config, resume))
         return fake_runtime
 
