@@ -30,6 +30,7 @@ from wm_distributed.threads import thread_env
 logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 30.0  # for a cluster to answer; starting Python takes some of it
+_TOKEN_ASKED = "AuthenticationError"
 # Of Ray, where the user has set nothing else; the files in deploy/ set the same.
 CLUSTER_SETTINGS = {
     # Children of a worker, such as environments in processes of their own, end with it.
@@ -156,6 +157,30 @@ def _check_answers(address: str) -> None:
         )
     if address != "auto":
         _check_port(address, advice)
+    problem = _ask_for_health(address, advice)
+    if _TOKEN_ASKED in problem and _give_token():
+        problem = _ask_for_health(address, advice)
+    if _TOKEN_ASKED in problem:
+        problem = "it asks for a token"
+        advice = "copy its ~/.ray/auth_token here, and leave RAY_AUTH_MODE unset"
+    if problem:
+        raise ConfigError(f"no Ray cluster to join at {address!r} ({problem}): {advice}")
+
+
+def _give_token() -> bool:
+    """Lets Ray give the token of this machine, as `ray start` asks for it; False: there is none."""
+    from ray._private.authentication import authentication_token_setup as setup
+
+    given: bool = setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    return given
+
+
+def _ask_for_health(address: str, advice: str) -> str:
+    """What is wrong with the cluster at an address; empty if nothing is.
+
+    Raises:
+        ConfigError: Nobody answers in time.
+    """
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
     command += [] if address == "auto" else ["--address", address]
     try:
@@ -164,12 +189,9 @@ def _check_answers(address: str) -> None:
         raise ConfigError(
             f"no Ray cluster answers at {address!r} within {_ANSWER_SECONDS:.0f} s: {advice}"
         ) from None
-    if answer.returncode:
-        reason = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
-        if "AuthenticationError" in reason:
-            reason = "it asks for a token"
-            advice = "copy its ~/.ray/auth_token to this machine and set RAY_AUTH_MODE=token"
-        raise ConfigError(f"no Ray cluster to join at {address!r} ({reason}): {advice}")
+    if answer.returncode == 0:
+        return ""
+    return (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
 
 
 def _check_port(address: str, advice: str) -> None:

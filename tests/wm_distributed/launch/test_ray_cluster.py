@@ -1,9 +1,10 @@
-"""Ray addresses that cannot be joined; clusters of our own are tested by the runtime's tests."""
+"""Joining clusters; those of our own are tested by the runtime's tests."""
 
 import socket
 from collections.abc import Iterator
 
 import pytest
+import ray
 
 from wm_distributed.errors import ConfigError
 from wm_distributed.launch import ray_cluster
@@ -46,3 +47,29 @@ def test_auto_takes_the_address_from_the_environment_and_does_not_wait_for_it_ei
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listener.getsockname()[1]}")
     with pytest.raises(ConfigError, match="no Ray cluster answers at 'auto' within 4"):
         RayCluster("auto").start()
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+def test_a_cluster_that_asks_for_a_token_is_given_that_of_this_machine(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, has_token: bool
+) -> None:
+    given: list[bool] = []
+
+    def ask(address: str, advice: str) -> str:
+        return "" if given == [True] else "ray.exceptions.AuthenticationError: InvalidAuthToken"
+
+    def give() -> bool:
+        given.append(has_token)
+        return has_token
+
+    monkeypatch.setattr(ray_cluster, "_ask_for_health", ask)
+    monkeypatch.setattr(ray_cluster, "_give_token", give)
+    monkeypatch.setattr(ray, "init", lambda **options: joined.append(options["address"]))
+    joined: list[str] = []
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
+    if has_token:
+        RayCluster(address).start()
+        assert joined == [address]
+    else:
+        with pytest.raises(ConfigError, match=r"asks for a token\): copy its ~/\.ray/auth_token"):
+            RayCluster(address).start()
