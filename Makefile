@@ -1,6 +1,7 @@
-# make train   set up .venv and run the main job      make test    lint, types and all tests
-# make bench   run every benchmark                    make lint    lint and types alone
-# make format  rewrite the sources as ruff formats    make clean   remove .venv and caches
+# make setup   set up .venv and nothing else          make train   run the main job
+# make test    lint, types and all tests              make lint    lint and types alone
+# make bench   run every benchmark                    make format  rewrite the sources by ruff
+# make clean   remove .venv and caches                The others set up first what they need.
 #
 # Variables: PYTHON=python3.12, VENV=.venv, PRESET=..., ARGS="--seed 1", PYTEST_ARGS="-k replay",
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu (a torch without CUDA: gigabytes less).
@@ -8,7 +9,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help train test bench lint format clean check-system
+.PHONY: help setup train test bench lint format clean check-system
 
 PYTHON ?=
 VENV ?= .venv
@@ -24,6 +25,8 @@ INSTALL := $(PIP) install --constraint constraints.txt
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+setup: $(VENV)/.stamp-run check-system
 
 train: $(VENV)/.stamp-run check-system
 	$(BIN)/wm-distributed train $(PRESET) $(ARGS)

@@ -40,7 +40,7 @@ _RECENT_EPISODES = 20
 
 
 class EnvLoop:
-    """Acts in N environments. One thread runs it; others may read stats and take episodes."""
+    """Acts in N environments. One thread runs it; others may read stats."""
 
     def __init__(
         self,
@@ -91,7 +91,6 @@ class EnvLoop:
         self._busy_since: float | None = None
 
         self._meter = WorkMeter("env", "inference", "insert", "wait")
-        self._finished: deque[EpisodeResult] = deque()
         self._recent: deque[EpisodeResult] = deque(maxlen=_RECENT_EPISODES)
         self._env_steps = 0
         self._episodes = 0
@@ -126,10 +125,6 @@ class EnvLoop:
         """Time since the environments were asked for a step; 0 while none is awaited."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
-
-    def take_episodes(self) -> list[EpisodeResult]:
-        """Episodes that ended since the last call; those cut off by a failure are left out."""
-        return [self._finished.popleft() for _ in range(len(self._finished))]
 
     def stats(self) -> dict[str, float]:
         """Metrics under ``actor/``; rates and shares are of the time since the last call."""
@@ -185,7 +180,6 @@ class EnvLoop:
             self._busy_since = None
         for _, result in self._tracker.observe(self._step):
             self._episodes += 1
-            self._finished.append(result)
             self._recent.append(result)
 
     def _insert(self) -> None:

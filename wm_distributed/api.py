@@ -137,7 +137,7 @@ class Report:
     Attributes:
         scalars: Values by metric name.
         images: ``uint8 (H, W, 3)`` by name.
-        videos: ``uint8 (T, H, W, 3)`` by name.
+        videos: ``uint8 (T, H, W, 3)`` by name, which is their caption.
         series: Line plots by name, e.g. predicted and true observations ``(2, T, D)``.
     """
 

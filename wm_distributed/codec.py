@@ -1,4 +1,4 @@
-"""Bytes of chunks and batches, for disks and sockets: msgpack, so that reading never runs code.
+"""Bytes of chunks and other messages: msgpack, so that reading never runs code.
 
 A message is an array ``[format, version, kind, fields…]``. Columns are a map from name to
 ``[dtype, shape, bytes]`` in little-endian, C order. Decoding checks everything and raises nothing
@@ -21,9 +21,7 @@ from wm_distributed.types import (
     IS_FIRST,
     Array,
     Columns,
-    SequenceBatch,
     SequenceChunk,
-    StepAddresses,
     StreamId,
 )
 
@@ -32,7 +30,6 @@ Part = bytes | memoryview
 _FORMAT = "wmd"
 _VERSION = 1
 _CHUNK = "chunk"
-_BATCH = "batch"
 MAX_MESSAGE_BYTES = 2**30
 _MAX_COLUMNS = 1024
 _MAX_NAME_CHARS = 256
@@ -75,37 +72,6 @@ def decode_chunk(data: bytes | memoryview) -> SequenceChunk:
     _check_lead(decoded, decoded[IS_FIRST].shape[:1])
     stream = StreamId(actor, incarnation, env)
     return SequenceChunk(stream, sequence_number, policy_version, decoded)
-
-
-def encode_batch(batch: SequenceBatch) -> bytes:
-    """A batch as bytes.
-
-    Raises:
-        CodecError: A column cannot be encoded, or the message would be too large.
-    """
-    addresses = batch.addresses
-    arrays = [addresses.shard, addresses.slot, addresses.generation]
-    packed = [[*entry[:2], bytes(entry[2])] for entry in map(_pack_array, arrays)]
-    return encode_message(_BATCH, [batch.context, *packed], batch.columns)
-
-
-def decode_batch(data: bytes) -> SequenceBatch:
-    """The batch that :func:`encode_batch` encoded.
-
-    Raises:
-        CodecError: The bytes are not one valid batch of this version.
-    """
-    context, shard, slot, generation, columns = decode_message(_BATCH, data, 5)
-    addresses = StepAddresses(_array(shard), _array(slot), _array(generation))
-    steps = addresses.slot.shape
-    found = (addresses.shard.shape, addresses.generation.shape)
-    if len(steps) != 2 or found != (steps[:1], steps):
-        raise CodecError(f"a batch's addresses must be (B,), (B, T), (B, T), got {steps}, {found}")
-    if not 0 <= decode_integer(context) < steps[1]:
-        raise CodecError(f"a batch of {steps[1]} steps cannot have a context of {context}")
-    decoded = decode_columns(columns)
-    _check_lead(decoded, steps)
-    return SequenceBatch(decoded, addresses, context)
 
 
 def encode_message(kind: str, fields: Sequence[Any], columns: Columns | None = None) -> bytes:

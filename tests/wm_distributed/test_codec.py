@@ -4,7 +4,7 @@ import pytest
 
 from wm_distributed import codec
 from wm_distributed.errors import CodecError
-from wm_distributed.types import SequenceBatch, SequenceChunk, StepAddresses, StreamId
+from wm_distributed.types import SequenceChunk, StreamId
 
 DTYPES = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"]
 
@@ -12,13 +12,6 @@ DTYPES = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"]
 def chunk(**columns: np.ndarray) -> SequenceChunk:
     columns = {"is_first": np.array([True, False, False]), **columns}
     return SequenceChunk(StreamId(1, 2, 3), 4, 5, columns)
-
-
-def batch(context: int = 1) -> SequenceBatch:
-    slot = np.arange(6).reshape(2, 3)
-    addresses = StepAddresses(np.array([0, 1]), slot, slot + 7)
-    image = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 2, 2)
-    return SequenceBatch({"obs/image": image, "reward": np.ones((2, 3))}, addresses, context)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -37,16 +30,6 @@ def test_big_endian_and_strided_arrays_come_back_equal() -> None:
     got = codec.decode_chunk(codec.encode_chunk(sent))
     np.testing.assert_array_equal(got.columns["x"], [0, 1, 2])
     np.testing.assert_array_equal(got.columns["y"], [[0, 2], [4, 6], [8, 10]])
-
-
-def test_a_batch_comes_back_equal() -> None:
-    sent = batch()
-    got = codec.decode_batch(codec.encode_batch(sent))
-    assert got.context == 1
-    for name, value in sent.columns.items():
-        np.testing.assert_array_equal(got.columns[name], value)
-    for name in ("shard", "slot", "generation"):
-        np.testing.assert_array_equal(getattr(got.addresses, name), getattr(sent.addresses, name))
 
 
 @pytest.mark.parametrize("value", [np.array([object()] * 3), np.array(["a", "b", "c"])])
@@ -100,15 +83,6 @@ def test_only_strictly_valid_messages_are_decoded(changes: dict, message: str | 
         codec.decode_chunk(repack(**changes))
 
 
-def test_a_batch_with_impossible_context_or_addresses_is_refused() -> None:
-    with pytest.raises(CodecError, match="context"):
-        codec.decode_batch(codec.encode_batch(batch(context=3)))
-    good = batch()
-    bad = StepAddresses(good.addresses.shard[:1], good.addresses.slot, good.addresses.generation)
-    with pytest.raises(CodecError, match="addresses"):
-        codec.decode_batch(codec.encode_batch(SequenceBatch(good.columns, bad)))
-
-
 def test_messages_above_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = codec.encode_chunk(chunk())
     monkeypatch.setattr(codec, "MAX_MESSAGE_BYTES", len(data) - 1)
@@ -119,14 +93,8 @@ def test_messages_above_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -
         codec.encode_chunk(chunk())
 
 
-@pytest.mark.parametrize("kind", ["chunk", "batch"])
-def test_damaged_bytes_raise_nothing_but_codec_errors(kind: str) -> None:
-    encoded = (
-        codec.encode_chunk(chunk(x=np.arange(3.0)))
-        if kind == "chunk"
-        else (codec.encode_batch(batch()))
-    )
-    decode = codec.decode_chunk if kind == "chunk" else codec.decode_batch
+def test_damaged_bytes_raise_nothing_but_codec_errors() -> None:
+    encoded = codec.encode_chunk(chunk(x=np.arange(3.0)))
     rng = np.random.default_rng(0)
     outcomes = {True: 0, False: 0}
     damaged = [encoded[:size] for size in range(len(encoded))]
@@ -138,7 +106,7 @@ def test_damaged_bytes_raise_nothing_but_codec_errors(kind: str) -> None:
             damaged.append(bytes(flipped))
     for data in damaged:
         try:
-            decode(data)
+            codec.decode_chunk(data)
         except CodecError:
             outcomes[False] += 1
         else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import Space, spaces
@@ -23,13 +23,17 @@ from wm_distributed.types import Array, Columns
 
 @dataclass(frozen=True)
 class _Field:
-    """One observation key: where it is found, what it must be, and how it crosses the border."""
+    """One observation key: where it is found, what it must be, and how it crosses the border.
+
+    Whole numbers must be within the limits; floats often leave those of their space a little.
+    """
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: type[np.generic]
     box: spaces.Box
     convert: Callable[[Array], Array]
+    limits: tuple[Any, Any] = (None, None)
 
 
 class ObsBorder:
@@ -68,7 +72,8 @@ class ObsBorder:
         """Observations ``(*lead, …)`` at the border; float arrays may still hold NaN.
 
         Raises:
-            EnvError: A value has another shape, or a type that cannot become what the space says.
+            EnvError: A value has another shape, a type that cannot become what the space says, or
+            is a whole number outside of it.
         """
         return {key: self._take(key, field, raw, lead) for key, field in self._fields.items()}
 
@@ -84,10 +89,18 @@ class ObsBorder:
                 f"{self._where}: expected observation {key!r} of shape {field.shape}, got "
                 f"{value.shape[len(lead) :]}"
             )
-        if not np.can_cast(value.dtype, field.dtype, "same_kind"):
+        # Another type of pictures would have another range, such as [0, 1].
+        casting: Literal["no", "same_kind"] = "no" if field.dtype == np.uint8 else "same_kind"
+        if not np.can_cast(value.dtype, field.dtype, casting):
             raise EnvError(
                 f"{self._where}: expected observation {key!r} of {field.dtype.__name__}, got "
                 f"{value.dtype}"
+            )
+        low, high = field.limits
+        if low is not None and (outside := (value < low) | (value > high)).any():
+            raise EnvError(
+                f"{self._where}: expected observation {key!r} from {low} to {high}, got "
+                f"{value[outside][0]}"
             )
         return field.convert(value)
 
@@ -102,8 +115,12 @@ class ObsBorder:
 
     def _field(self, space: Space[Any], path: tuple[str, ...]) -> _Field:
         if isinstance(space, spaces.Discrete):
-            one_hot, start = np.eye(int(space.n), dtype=np.float32), int(space.start)
-            return _Field(path, (), np.int64, _vector(int(space.n)), lambda x: one_hot[x - start])
+            num, start = int(space.n), int(space.start)
+            one_hot = np.eye(num, dtype=np.float32)
+            last = start + num - 1
+            return _Field(
+                path, (), np.int64, _vector(num), lambda x: one_hot[x - start], (start, last)
+            )
         if not isinstance(space, spaces.Box | spaces.MultiBinary):
             raise ConfigError(
                 f"{self._where}: expected boxes, discrete values and dictionaries of them, got "
@@ -115,7 +132,12 @@ class ObsBorder:
             return self._picture(shape, path)
         size = int(np.prod(shape))
         dims = len(shape)
-        return _Field(path, shape, np.float32, _vector(size), lambda x: _flat(x, dims, size))
+        limits: tuple[Any, Any] = (None, None)
+        if space.dtype is not None and space.dtype.kind in "iu":
+            limits = (0, 1) if isinstance(space, spaces.MultiBinary) else (space.low, space.high)
+        return _Field(
+            path, shape, np.float32, _vector(size), lambda x: _flat(x, dims, size), limits
+        )
 
     def _picture(self, shape: tuple[int, ...], path: tuple[str, ...]) -> _Field:
         if len(shape) == 3 and shape[2] not in (1, 3):

@@ -67,11 +67,11 @@ def _steps(row: Row) -> float:
 
 def _draw_returns(axis: Axes, rows: Sequence[Row], evaluations: Sequence[Row], x: X) -> None:
     training, final, random = (
-        [row for row in evaluations if row["kind"] == kind]
+        drop_undone([row for row in evaluations if row["kind"] == kind])
         for kind in ("training", "final", "random")
     )
     for row in random[-1:]:
-        label = f"random policy: {row['return_mean']:.1f}"
+        label = f"random policy: {row['return_mean']:.2f}"
         axis.axhline(row["return_mean"], color=GREY, linestyle="--", label=label)
     _plot(axis, rows, "actor/return_mean", x, color=BLUE, alpha=0.6, label="training")
     if training:
@@ -80,7 +80,7 @@ def _draw_returns(axis: Axes, rows: Sequence[Row], evaluations: Sequence[Row], x
         style: dict[str, Any] = {"color": ORANGE, "marker": "o", "markersize": 4, "capsize": 2}
         axis.errorbar(at, mean, spread, label="evaluation ± std", **style)
     for row in final[-1:]:
-        label = f"final evaluation: {row['return_mean']:.1f} ± {row['return_std']:.1f}"
+        label = f"final evaluation: {row['return_mean']:.2f} ± {row['return_std']:.2f}"
         axis.plot(x(row), row["return_mean"], "*", color=GREEN, markersize=12, label=label)
 
 
@@ -123,4 +123,6 @@ def finish_axis(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25, linewidth=0.6)
     if axis.get_legend_handles_labels()[1]:
-        axis.legend(frameon=False, fontsize=8)
+        # Below the plot, where it hides no curve.
+        where: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.2)}
+        axis.legend(frameon=False, fontsize=8, ncols=2, borderaxespad=0.0, **where)

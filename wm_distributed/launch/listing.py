@@ -6,7 +6,7 @@ import inspect
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
 
 from wm_distributed.envs import list_env_ids
 from wm_distributed.launch.presets import all_families
@@ -16,35 +16,25 @@ def show_names() -> int:
     """Lists families with what they have been measured to learn, presets and environments."""
     console = Console(highlight=False)
     families = all_families()
-    table = _table("families", "name", "paper", "status")
+    console.print("[dim]families[/]")
     for family in families:
-        table.add_row(f"[bold]{family.name}[/]", family.paper, family.status)
-    console.print(table)
-    table = _table("presets", "name", "environment", "")
+        _show(console, family.name, "", f"{family.status}\n{family.paper}")
+    console.print("\n[dim]presets, and their environments[/]")
     for family in families:
         for name, function in family.presets.items():
             summary = (inspect.getdoc(function) or "").split("\n")[0]
-            table.add_row(f"[bold]{name}[/]", function().env.id, summary)
-    console.print(table)
-    table = _table("environments", "id", "for example", "needs")
+            _show(console, name, function().env.id, summary)
+    console.print("\n[dim]environments[/]")
     for entry in list_env_ids():
         needs = [f"extra {entry.extra}"] if entry.extra else []
-        example = entry.examples[-1]
-        table.add_row(
-            f"[bold]{escape(entry.pattern)}[/]", example, ", ".join([*needs, *entry.system])
-        )
-    console.print(table)
+        needed = ", ".join([*needs, *entry.system])
+        example = f"for example {entry.examples[-1]}" if entry.examples[-1] != entry.pattern else ""
+        _show(console, entry.pattern, example, f"needs {needed}" if needed else "")
     return 0
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=f"\n[bold]{title}[/]",
-        title_justify="left",
-        box=None,
-        header_style="dim",
-        padding=(0, 2, 0, 0),
-    )
-    for column in columns:
-        table.add_column(column, no_wrap=column in ("name", "id"))
-    return table
+def _show(console: Console, name: str, beside: str, below: str) -> None:
+    """A name with a word beside it, and indented lines below."""
+    console.print(f"[bold]{escape(name)}[/]  {beside}".rstrip(), soft_wrap=True)
+    if below:
+        console.print(Padding(escape(below), (0, 0, 0, 4)))

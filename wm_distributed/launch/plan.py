@@ -290,7 +290,7 @@ class Plan:
             family=self.family.name,
             preset=self.config.preset,
             fingerprint=fingerprint(self.config.env.id, self.spaces, own),
-            misfits=lambda state: misfits(state["trainable"], own),
+            misfits=lambda state: misfits(state.get("trainable"), own),
             keep=self.config.learner.keep_checkpoints,
         )
 

@@ -78,7 +78,7 @@ class Progress:
                 at = f"generation {evaluation.generation:,}{island}"
             self.note(
                 f"evaluation at {at}: "
-                f"{evaluation.return_mean:.1f} ± {evaluation.return_std:.1f} "
+                f"{evaluation.return_mean:.2f} ± {evaluation.return_std:.2f} "
                 f"over {len(evaluation.results)} episodes"
             )
         if self._live:
@@ -180,10 +180,10 @@ def _ratio(status: RunStatus) -> str:
 def _returns(history: History, width: int = 24) -> str:
     parts = []
     if history.train_returns:
-        parts.append(f"train {history.train_returns[-1]:.1f}")
+        parts.append(f"train {history.train_returns[-1]:.2f}")
     if history.evaluations:
         newest = history.evaluations[-1]
-        parts.append(f"eval {newest.return_mean:.1f} ± {newest.return_std:.1f}")
+        parts.append(f"eval {newest.return_mean:.2f} ± {newest.return_std:.2f}")
     if width:
         parts.append(sparkline(history.train_returns, width))
     return "  ".join(parts) or "no episode has ended yet"

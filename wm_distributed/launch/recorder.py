@@ -13,7 +13,7 @@ from typing import Self
 
 import imageio.v3 as iio
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -69,6 +69,8 @@ class Recorder:
         """
         if self.endpoint:
             self.endpoint.update(status)
+        if self._next_row == -math.inf:
+            self._events.begin(status.env_steps)
         for evaluation in status.evaluations:
             self.record_evaluation(evaluation, "training", wall_seconds)
         for generation in status.generations:
@@ -101,8 +103,10 @@ class Recorder:
             "episodes": len(evaluation.results),
             "returns": [result.episode_return for result in evaluation.results],
             "lengths": [result.length for result in evaluation.results],
-            "seeds": [result.seed for result in evaluation.results],
         }
+        seeds = [result.seed for result in evaluation.results]
+        if min(seeds) >= 0:  # otherwise episodes followed each other in the same environments
+            values["seeds"] = seeds
         if evaluation.dreamed:
             values["dreamed_mean"] = float(np.mean(evaluation.dreamed))
             values["dreamed_std"] = float(np.std(evaluation.dreamed))
@@ -144,6 +148,11 @@ class EventFile:
             self._file = self._path.open("wb")
         self._records = RecordWriter(self._file)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def begin(self, step: int) -> None:
+        """Says where this session begins: what earlier ones wrote from there on is not shown."""
+        begun = SessionLog(status=SessionLog.START)
+        self._write(Event(wall_time=time.time(), step=step, session_log=begun))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds one point to each curve; the step is in environment steps."""

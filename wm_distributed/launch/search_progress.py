@@ -49,8 +49,8 @@ def _population(status: RunStatus) -> str:
     metrics = status.metrics
     if "search/return_mean" not in metrics:
         return "the first is under way"
-    spread = f"{metrics['search/return_mean']:.1f} ± {metrics['search/return_std']:.1f}"
-    return f"{spread}, best {metrics['search/return_max']:.1f}"
+    spread = f"{metrics['search/return_mean']:.2f} ± {metrics['search/return_std']:.2f}"
+    return f"{spread}, best {metrics['search/return_max']:.2f}"
 
 
 def _sigma(status: RunStatus) -> str:
@@ -63,13 +63,13 @@ def _held_out(history: History, status: RunStatus) -> str:
     metrics, parts = status.metrics, []
     if history.evaluations:
         newest = history.evaluations[-1]
-        spread = f"{newest.return_mean:.1f} ± {newest.return_std:.1f}"
+        spread = f"{newest.return_mean:.2f} ± {newest.return_std:.2f}"
         parts.append(f"{spread} ({len(newest.results)})")
         if newest.dreamed:
-            spread = f"{np.mean(newest.dreamed):.1f} ± {np.std(newest.dreamed):.1f}"
+            spread = f"{np.mean(newest.dreamed):.2f} ± {np.std(newest.dreamed):.2f}"
             parts.append(f"in the dream {spread}")
     if "search/best_mean" in metrics:
-        spread = f"{metrics['search/best_mean']:.1f} ± {metrics['search/best_std']:.1f}"
+        spread = f"{metrics['search/best_mean']:.2f} ± {metrics['search/best_std']:.2f}"
         parts.append(f"best {spread} ({metrics['search/best_episodes']:.0f})")
     return ", ".join(parts) or "–"
 

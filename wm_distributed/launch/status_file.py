@@ -167,20 +167,22 @@ def _state(run_dir: RunDir, values: Mapping[str, Any]) -> tuple[str, bool]:
 
 def _table(processes: list[dict[str, Any]], alive: bool) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("role", "index", "node", "pid", "health", "restarts", "cpu", "memory", "rates"):
-        numeric = name in ("index", "pid", "restarts", "cpu", "memory")
-        table.add_column(name, justify="right" if numeric else "left")
+    several = len({process["node"] for process in processes}) > 1
+    for name in ("process", *(["node"] if several else []), "pid", "health", "cpu", "memory"):
+        numeric = name in ("pid", "cpu", "memory")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    table.add_column("rates")
     for process in processes:
         stats, rates = process["stats"], process["rates"]
         health = process["health"] if alive else f"was {process['health']}"
+        if process["restarts"]:
+            health += f", {process['restarts']} restarts"
         style = "" if process["health"] == "running" else "yellow"
         table.add_row(
-            process["role"],
-            str(process["index"]),
-            process["node"],
+            f"{process['role']} {process['index']}",
+            *([process["node"]] if several else []),
             str(process["pid"] or "–"),
             f"[{style}]{health}[/]" if style else health,
-            str(process["restarts"]),
             _cell(rates.get("run/cpu_seconds"), "%", 100),
             _cell(stats.get("run/rss_bytes"), " MB", 1e-6),
             _rates(process["role"], stats, rates),

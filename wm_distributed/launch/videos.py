@@ -35,7 +35,7 @@ def save_agent_video(path: Path, evaluation: Evaluation) -> bool:
     text = ""
     if evaluation.recorded:
         result = evaluation.recorded
-        text = f"return {result.episode_return:.1f} in {result.length} steps"
+        text = f"return {result.episode_return:.2f} in {result.length} steps"
     frames = [_captioned(enlarge(frame), text) for frame in evaluation.frames]
     write_video(path, frames, AGENT_FPS)
     return True

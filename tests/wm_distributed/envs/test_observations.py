@@ -77,6 +77,34 @@ def test_floats_where_bytes_are_promised_are_refused() -> None:
         border(PICTURE).convert(np.zeros((4, 4, 3)))
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.bool_, np.float32])
+def test_pictures_of_another_type_than_bytes_are_refused(dtype: Any) -> None:
+    with pytest.raises(EnvError, match=rf"'image' of uint8, got {np.dtype(dtype)}"):
+        border(PICTURE).convert(np.zeros((4, 4, 3), dtype))
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "message"),
+    [
+        (spaces.Discrete(3, start=5), 4, "'vector' from 5 to 7, got 4"),
+        (spaces.Discrete(3, start=5), 8, "'vector' from 5 to 7, got 8"),
+        (spaces.Discrete(3), -1, "from 0 to 2, got -1"),
+        (spaces.MultiBinary(2), [0, 2], "from 0 to 1, got 2"),
+        (spaces.Box(0, np.array([1, 9]), (2,), np.int64), [2, 2], r"to \[1 9\], got 2"),
+    ],
+)
+def test_whole_numbers_outside_of_their_space_are_refused(
+    space: Space[Any], value: Any, message: str
+) -> None:
+    with pytest.raises(EnvError, match=rf"index 2: expected observation .*{message}"):
+        border(space).convert(np.array(value))
+
+
+def test_n_discrete_values_are_refused_together_for_one_of_them() -> None:
+    with pytest.raises(EnvError, match="from 0 to 2, got 3"):
+        border(spaces.Discrete(3)).convert(np.array([0, 3, 1]), (3,))
+
+
 def test_a_missing_key_is_refused_with_the_keys_found() -> None:
     with pytest.raises(EnvError, match=r"expected observation key 'a', got \['b'\]"):
         border(spaces.Dict({"a": PICTURE})).convert({"b": 0})

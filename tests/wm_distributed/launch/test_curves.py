@@ -62,8 +62,8 @@ def test_the_picture_shows_what_was_recorded(
     over_steps, over_time = lines(figure, "return, over steps"), lines(figure, "return, over time")
     assert over_steps["training"] == ([0.0, 100.0, 200.0], [0.0, 10.0, 20.0])
     assert over_time["training"][0] == [0.0, 1.0, 2.0]  # minutes
-    assert over_steps["final evaluation: 80.0 ± 0.0"] == ([200.0], [80.0])
-    assert over_steps["random policy: 22.0"][1] == [22.0, 22.0]
+    assert over_steps["final evaluation: 80.00 ± 0.00"] == ([200.0], [80.0])
+    assert over_steps["random policy: 22.00"][1] == [22.0, 22.0]
     assert lines(figure, "training losses") == {
         "loss reward": ([0.0, 100.0, 200.0], [2.0, 2.0, 2.0])
     }
@@ -92,6 +92,33 @@ def test_missing_values_leave_gaps_in_nothing_but_their_own_curve(
 def test_steps_that_a_resumption_undid_are_not_drawn() -> None:
     rows = [{"env_steps": steps, "n": n} for n, steps in enumerate([0, 10, 20, 30, 15, 25])]
     assert [row["n"] for row in drop_undone(rows)] == [0, 1, 4, 5]
+
+
+def test_evaluations_that_a_resumption_undid_are_not_drawn(
+    run_dir: RunDir, figures: list[Figure], make_evaluation: Callable[..., Evaluation]
+) -> None:
+    with Recorder(run_dir, None) as recorder:
+        for steps in (100, 200, 300, 150):
+            evaluation = make_evaluation([float(steps)], env_steps=steps)
+            recorder.record_evaluation(evaluation, "training", 60.0)
+        recorder.record_evaluation(make_evaluation([1.0], env_steps=0), "random", 120.0)
+    draw_curves(run_dir, "")
+    (axis,) = [a for a in figures[0].axes if a.get_title("left") == "return, over steps"]
+    assert [100.0, 150.0] in [list(line.get_ydata()) for line in axis.get_lines()]
+
+
+def test_a_legend_hides_no_curve(
+    run_dir: RunDir, figures: list[Figure], make_status: Callable[..., RunStatus]
+) -> None:
+    with Recorder(run_dir, None) as recorder:
+        for step in (0, 100):
+            recorder.record(make_status(step), float(step))
+    draw_curves(run_dir, "")
+    legends = [(axis, axis.get_legend()) for axis in figures[0].axes]
+    found = [(axis, legend) for axis, legend in legends if legend is not None]
+    assert len(found) >= 3
+    for axis, legend in found:
+        assert not legend.get_window_extent().overlaps(axis.get_window_extent())
 
 
 def test_an_unwritable_directory_is_an_error(run_dir: RunDir) -> None:

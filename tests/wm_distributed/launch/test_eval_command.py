@@ -43,6 +43,7 @@ def test_the_agent_is_shown_beside_the_random_policy_and_nothing_is_changed(
     ((used, resume),) = asked
     assert resume
     assert used.runtime.kind == "inline"
+    assert not used.replay.durable  # a running run keeps its replay to itself
     assert used.model == config.model
     assert run_dir.load_config()[0] == config
 

@@ -58,7 +58,7 @@ def test_a_file_gets_one_line_in_ten_seconds_and_the_last(
     assert [line.split()[0] for line in plain.lines] == ["0:00", "0:10", "0:20", "0:25"]
     assert plain.lines[1] == (
         "0:10 train | env steps 100 (10/s) | train steps 400 (40/s) | ratio 4.1, aimed 4 | "
-        "return train 10.0 | lag – | waits: actors 25 % (ratio), learner 4 % (data) | "
+        "return train 10.00 | lag – | waits: actors 25 % (ratio), learner 4 % (data) | "
         "recoveries 1 | 0:30 left (env steps)"
     )
 
@@ -71,7 +71,7 @@ def test_an_evaluation_is_told_at_once(
     plain = screen(False)
     plain.show(0, make_status(0))
     plain.show(1, make_status(300, evaluations=(make_evaluation([10.0, 30.0], env_steps=300),)))
-    assert plain.lines[-1] == "evaluation at 300 env steps: 20.0 ± 10.0 over 2 episodes"
+    assert plain.lines[-1] == "evaluation at 300 env steps: 20.00 ± 10.00 over 2 episodes"
 
 
 def test_a_terminal_gets_the_whole_picture(
@@ -92,7 +92,7 @@ def test_a_terminal_gets_the_whole_picture(
         "200 of 400 (20/s)",
         "800 (80/s)",
         "4.1, aimed 4",
-        "train 20.0  eval 30.0 ± 0.0  ▁█",
+        "train 20.00  eval 30.00 ± 0.00  ▁█",
         "actors 25 % (ratio), learner 4 % (data)",
         "1 running, 1 hung; 1 recoveries",
         "Ctrl-C",
@@ -151,11 +151,11 @@ def test_a_search_shows_its_population_and_held_out_scores(
     plain = screen(False)
     with plain.progress:
         plain.show(0, searching)
-    assert plain.lines[0].startswith("evaluation at generation 10: 62.0 ± 2.0 over 2 episodes")
+    assert plain.lines[0].startswith("evaluation at generation 10: 62.00 ± 2.00 over 2 episodes")
     for part in (
         "0:00 controller | generation 12 | episodes 3,072 (8.5/s)",
-        "population 40.2 ± 12.0, best 71.5",
-        "held out 62.0 ± 2.0 (2), best 80.0 ± 5.0 (32)",
+        "population 40.25 ± 12.00, best 71.50",
+        "held out 62.00 ± 2.00 (2), best 80.00 ± 5.00 (32)",
         "sigma 0.0875",
         "evaluators: env 75 %, wait 2 %",
     ):
@@ -164,5 +164,5 @@ def test_a_search_shows_its_population_and_held_out_scores(
     with live.progress:
         live.show(0, searching)
     shown = live.file.getvalue()
-    for part in ("generation", "5,000 decisions", "62.0 ± 2.0 (2)", "evaluators"):
+    for part in ("generation", "5,000 decisions", "62.00 ± 2.00 (2)", "evaluators"):
         assert part in shown

@@ -9,7 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wm_distributed.errors import ConfigError, RunDirError
 from wm_distributed.launch.recorder import Recorder
 from wm_distributed.launch.run_dir import RunDir, read_jsonl
-from wm_distributed.launch.runtime import RunStatus
+from wm_distributed.launch.runtime import Evaluation, RunStatus
+from wm_distributed.types import EpisodeResult
 
 MakeStatus = Callable[..., RunStatus]
 
@@ -72,6 +73,27 @@ def test_a_resumed_run_goes_on_in_the_same_files(run_dir: RunDir, make_status: M
             recorder.record(make_status(env_steps), float(env_steps))
     assert [row["env_steps"] for row in read_jsonl(run_dir.metrics)] == [10, 20]
     assert len(list(run_dir.tensorboard.iterdir())) == 2
+
+
+def test_what_a_resumption_from_an_older_checkpoint_undid_is_not_shown(
+    run_dir: RunDir, make_status: MakeStatus
+) -> None:
+    for session in ((10, 20, 30), (15, 25)):
+        with Recorder(run_dir, None) as recorder:
+            for env_steps in session:
+                recorder.record(make_status(env_steps), 5.0 * env_steps)
+    steps = [point.step for point in events(run_dir).Scalars("limiter/ratio")]
+    assert steps == [10, 15, 25]
+
+
+def test_seeds_are_recorded_where_each_episode_has_its_own(
+    run_dir: RunDir, make_evaluation: Callable[..., Evaluation]
+) -> None:
+    following = tuple(EpisodeResult(1.0, 10) for _ in range(2))
+    with Recorder(run_dir, None) as recorder:
+        recorder.record_evaluation(make_evaluation([1.0, 2.0]), "final", 0.0)
+        recorder.record_evaluation(make_evaluation([], results=following), "training", 0.0)
+    assert [row.get("seeds") for row in read_jsonl(run_dir.evaluations)] == [[0, 1], None]
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(

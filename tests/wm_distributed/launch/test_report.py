@@ -37,12 +37,12 @@ def test_imagined_vectors_are_drawn_as_the_environment_looks(
 
 def test_results_stand_below_each_other(make_evaluation: Callable[..., Evaluation]) -> None:
     file = io.StringIO()
-    rows = {"agent": make_evaluation([1.0, 3.0]), "random policy": make_evaluation([-2.0])}
+    rows = {"agent": make_evaluation([0.93, 3.0]), "random policy": make_evaluation([-2.0])}
     print_result(Console(file=file, width=100), rows)
     header, agent, random = (line.split() for line in file.getvalue().splitlines())
     assert header == ["return", "std", "min", "max", "length", "episodes"]
-    assert agent == ["agent", "2.0", "1.0", "1.0", "3.0", "10", "2"]
-    assert random == ["random", "policy", "-2.0", "0.0", "-2.0", "-2.0", "10", "1"]
+    assert agent == ["agent", "1.97", "1.04", "0.93", "3.00", "10", "2"]
+    assert random == ["random", "policy", "-2.00", "0.00", "-2.00", "-2.00", "10", "1"]
 
 
 def test_only_files_that_there_are_are_listed(run_dir: RunDir) -> None:

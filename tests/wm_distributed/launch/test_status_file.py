@@ -73,15 +73,26 @@ def test_a_living_run_is_shown_with_all_its_processes(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     with run_dir.driven():
         StatusFile(run_dir).write(make_status(1234), 65.0)
         printed = show(run_dir, capsys)
     assert f"running, driver {os.getpid()} on {socket.gethostname()}" in printed
     assert "phase train, 1,234 env steps, 4,936 train steps, 1:05 of training" in printed
-    assert shown_row(printed, "actor")[:6] == ["actor", "0", "here", "11", "running", "1"]
-    assert "50 steps/s" in printed
-    assert shown_row(printed, "learner")[4] == "hung"
+    row = ["actor", "0", "11", "running,", "1", "restarts", "–", "–", "50", "steps/s"]
+    assert shown_row(printed, "actor") == row
+    assert shown_row(printed, "learner")[3] == "hung"
+
+
+def test_machines_are_named_where_there_are_several(
+    run_dir: RunDir, make_status: MakeStatus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    actor, learner = make_status(1).processes
+    processes = (actor, replace(learner, node="there"))
+    StatusFile(run_dir).write(make_status(1, processes=processes), 1.0)
+    printed = show(run_dir, capsys)
+    assert shown_row(printed, "actor")[2] == "here"
+    assert shown_row(printed, "learner")[2] == "there"
 
 
 def test_a_run_whose_driver_is_gone_is_called_dead(

@@ -2,45 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_distributed.families.dreamer.config import NetConfig
 from wm_distributed.nets.layers import MLP, BlockLinear, Linear, NormAct, init_weight_
-
-
-class Cell(Protocol):
-    """A recurrent cell whose inputs are a stochastic state and an action."""
-
-    action_size: int
-    """A"""
-
-    def project_action(self, action: Tensor) -> Tensor:
-        """The action's part of the first layer, ``(…, A)`` to ``(…, size)``, for all steps at once.
-
-        Actions beyond ±1 count as ±1.
-        """
-
-    def loop_weights(self) -> tuple[Tensor, ...]:
-        """Views of weights, taken once for a whole loop over time.
-
-        Taken at every step, each would get a gradient as large as the whole weight.
-        """
-
-    def __call__(
-        self, deter: Tensor, stoch: Tensor, action_part: Tensor, weights: tuple[Tensor, ...]
-    ) -> Tensor:
-        """The next ``deter (N, D)``.
-
-        Args:
-            deter: ``(N, D)``.
-            stoch: ``(N, F)``.
-            action_part: ``(N, size)``, from :meth:`project_action`.
-            weights: From :meth:`loop_weights`.
-        """
 
 
 def build_cell(net: NetConfig, stoch_size: int, action_size: int) -> BlockGRU | GRU:
@@ -85,11 +52,21 @@ class BlockGRU(nn.Module):
         self.gates = BlockLinear(net.deter, 3 * net.deter, net.blocks)
 
     def project_action(self, action: Tensor) -> Tensor:
+        """The action's part of the first layer, ``(…, A)`` to ``(…, D)``, for all steps at once.
+
+        Actions beyond ±1 count as ±1.
+        """
         weight = self.weight[self._block_size + 2 * self._hidden :]
         return F.linear(self.action_in(within_one(action)), weight.T, self.bias)
 
     def loop_weights(self) -> tuple[Tensor, ...]:
-        """From each block's own state ``(G, D/G, D/G)``, from what they share ``(2 hidden, D)``."""
+        """Views of weights, taken once for a whole loop over time.
+
+        Taken at every step, each would get a gradient as large as the whole weight.
+
+        Returns:
+            From each block's own state ``(G, D/G, D/G)``, from what they share ``(2 hidden, D)``.
+        """
         rows = self._block_size
         own, shared = self.weight[:rows], self.weight[rows : rows + 2 * self._hidden]
         return self._split(own), shared
@@ -97,6 +74,14 @@ class BlockGRU(nn.Module):
     def forward(
         self, deter: Tensor, stoch: Tensor, action_part: Tensor, weights: tuple[Tensor, ...]
     ) -> Tensor:
+        """The next ``deter (N, D)``.
+
+        Args:
+            deter: ``(N, D)``.
+            stoch: ``(N, F)``.
+            action_part: ``(N, D)``, from :meth:`project_action`.
+            weights: From :meth:`loop_weights`.
+        """
         own, shared_weight = weights
         inputs = torch.cat([self.deter_in(deter), self.stoch_in(stoch)], dim=-1)
         shared = torch.addmm(action_part, inputs, shared_weight)
@@ -132,16 +117,18 @@ class GRU(nn.Module):
         self.gate_norm = nn.LayerNorm(3 * net.deter) if normalised else nn.Identity()
 
     def project_action(self, action: Tensor) -> Tensor:
+        """As :meth:`BlockGRU.project_action`, to ``(…, hidden)``."""
         weight = self.first.weight[:, self._stoch_size :]
         return F.linear(within_one(action), weight, self.first.bias)
 
     def loop_weights(self) -> tuple[Tensor, ...]:
-        """From the stochastic state ``(hidden, F)``."""
+        """As :meth:`BlockGRU.loop_weights`: from the stochastic state ``(hidden, F)``."""
         return (self.first.weight[:, : self._stoch_size],)
 
     def forward(
         self, deter: Tensor, stoch: Tensor, action_part: Tensor, weights: tuple[Tensor, ...]
     ) -> Tensor:
+        """The next ``deter (N, D)``, as :meth:`BlockGRU.forward`."""
         inputs = self.norm_act(torch.addmm(action_part, stoch, weights[0].T))
         gates = self.gate_norm(self.gates(torch.cat([inputs, deter], dim=-1)).float())
         return gru_update(deter, gates)

@@ -25,6 +25,7 @@ from wm_distributed.types import Array, TensorBatch
 _SEEN_STEPS = 5
 _HORIZONS = (1, 5, 15, 45)
 _VIDEO_SEQUENCES = 4
+_ROWS = "from above: reality, imagination, difference"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def open_loop_report(model: DreamerModel, config: DreamerConfig, batch: TensorBa
         scalars |= _errors(loop, key, is_image=key in model.acting.layout.images)
     return Report(
         scalars={name: float(value) for name, value in scalars.items()},
-        videos={f"open_loop_{key}": _video(loop, key) for key in model.acting.layout.images},
+        videos={f"{key}, {_ROWS}": _video(loop, key) for key in model.acting.layout.images},
         series={f"open_loop_{key}": _series(loop, key) for key in model.acting.layout.vectors},
     )
 

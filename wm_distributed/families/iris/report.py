@@ -81,9 +81,10 @@ def world_model_report(model: IrisModel, config: IrisConfig, batch: TensorBatch)
     pairs = (pixels[:, :-1], pixels[:, 1:]), (tokens[:, :-1], tokens[:, 1:])
     frames, codes = ([part.flatten(0, 1) for part in pair] for pair in pairs)
     scalars["tokenizer_identical_share"] = float(identical_share(*frames, *codes))
+    video = _video(pixels, torch.cat([pixels[:, :seen], imagined], dim=1))
     return Report(
         scalars=scalars,
-        videos={"open_loop": _video(pixels, torch.cat([pixels[:, :seen], imagined], dim=1))},
+        videos={"from above: reality, imagination": video},
     )
 
 

@@ -67,9 +67,10 @@ def memory_report(model: WorldModel, config: WorldModelsConfig, batch: TensorBat
     scalars["dream_return"] = imagined.mean()
     scalars["dream_return_real"] = real.mean()
     scalars["dream_return_error"] = (imagined - real).abs().mean()
+    video = _video(true, torch.cat([true[:, :seen], dreamed], dim=1))
     return Report(
         scalars={name: float(value) for name, value in scalars.items()},
-        videos={"dream": _video(true, torch.cat([true[:, :seen], dreamed], dim=1))},
+        videos={"from above: reality, dream": video},
     )
 
 

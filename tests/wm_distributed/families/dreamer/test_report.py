@@ -27,7 +27,8 @@ def test_a_video_shows_reality_above_imagination_above_their_difference(
 ) -> None:
     images = image_batch(config, batch)
     trainable = DreamerTrainable(config, IMAGES, context)
-    video = trainable.report("agent", images).videos["open_loop_image"]
+    videos = trainable.report("agent", images).videos
+    video = videos["image, from above: reality, imagination, difference"]
     assert video.shape == (6, 3 * 64, 3 * 64, 3)
     real = images.columns["obs/image"][:, 1:].numpy()
     for sequence in range(3):

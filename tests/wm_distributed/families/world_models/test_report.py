@@ -49,7 +49,7 @@ def test_memory_reports_dreams_below_reality(
 ) -> None:
     batch = make_batch(3, 12, ((1, 6),), context=1, images=images)
     report = trainable.report("memory", batch)
-    video = report.videos["dream"]
+    video = report.videos["from above: reality, dream"]
     assert video.shape == (12, 128, 3 * 64, 3)
     assert (video[:5, :64] == video[:5, 64:]).all()  # the seen steps are reality itself
     assert (video[5:, :64] != video[5:, 64:]).any()
