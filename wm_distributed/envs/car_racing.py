@@ -82,6 +82,11 @@ class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
                 break
         return self._picture(), total, terminated, self._frames >= self._max_frames, info
 
+    def close(self) -> None:
+        """Takes the track apart: Box2D keeps the memory of bodies that are merely forgotten."""
+        self._destroy()
+        super().close()
+
     def _render(self, mode: str) -> Any:
         """Draws as Gymnasium does, except what nobody may look at."""
         return None if mode == "state_pixels" else super()._render(mode)
