@@ -170,7 +170,7 @@ class StopConfig:
     """Environment steps (decisions) in replay since the start of the run."""
     train_steps: Count | None = None
     """Train steps."""
-    wall_seconds: Positive | None = None
+    wall_seconds: NotNegative | None = None
     """Time of training, resumptions included, without the final evaluation."""
     eval_return: float | None = None
     """Mean return of an evaluation during training that is good enough to stop."""

@@ -24,8 +24,9 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         """Whether the number is allowed; NaN never is."""
-        lowest = self.at_least <= value and self.above < value
-        return math.isfinite(value) and lowest and value <= self.at_most and value < self.below
+        finite = -math.inf < value < math.inf  # isfinite fails for huge integers
+        low, high = self.at_least <= value > self.above, self.at_most >= value < self.below
+        return finite and low and high
 
     def __str__(self) -> str:
         """In words, such as ``at least 0 and below 1``."""
@@ -62,7 +63,7 @@ def check_ranges(config: Any, path: str = "") -> None:
         allowed = next(_ranges(hints[field.name]), Range())
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and number not in allowed:
-                expected = allowed if math.isfinite(number) else "a finite number"
+                expected = allowed if number in Range() else "a finite number"
                 raise ConfigError(f"{name} must be {expected}, got {value}")
 
 

@@ -35,6 +35,7 @@ def test_values_in_their_ranges_pass() -> None:
         (Outer(decay=1.0), r"^decay must be at least 0 and below 1, got 1\.0$"),
         (Outer(Inner(share=1.1)), r"^inner\.share must be at least 0 and at most 1, got 1\.1$"),
         (Outer(Inner(sizes=(3, 0))), r"^inner\.sizes must be at least 1, got \(3, 0\)$"),
+        (Outer(Inner(sizes=(-(10**400),))), r"^inner\.sizes must be at least 1, got "),
         (Outer(Inner(share=math.nan)), r"^inner\.share must be a finite number, got nan$"),
         (Outer(limit=math.inf), r"^limit must be a finite number, got inf$"),
         (Outer(Inner(free=-math.inf)), r"^inner\.free must be a finite number, got -inf$"),

@@ -21,7 +21,7 @@ def load_model(model: nn.Module, state: Mapping[str, Any], family: str) -> None:
         raise CheckpointError(
             f"expected a checkpoint of family {family!r}, got {state.get('family')!r}"
         )
-    own, loaded = model.state_dict(), state["model"]
+    own, loaded = model.state_dict(), state.get("model", {})
     wrong = []
     for name in sorted(own.keys() | loaded.keys()):
         expected = tuple(own[name].shape) if name in own else None

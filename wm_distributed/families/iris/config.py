@@ -163,6 +163,11 @@ class IrisConfig:
         """
         check_ranges(self, "model.")
         world, actor = self.world_model, self.actor_critic
+        if not (self.tokenizer.multiples and actor.channels):
+            raise ConfigError(
+                "model.tokenizer.multiples and model.actor_critic.channels need at least one "
+                f"number, got {self.tokenizer.multiples} and {actor.channels}"
+            )
         if world.width % world.heads:
             raise ConfigError(
                 "model.world_model.width must be divisible by model.world_model.heads, got "

@@ -155,6 +155,8 @@ def test_sizes_that_contradict_each_other_are_refused() -> None:
         )
     with pytest.raises(ConfigError, match="vocabulary must be at least 2, got 1"):
         IrisConfig(tokenizer=TokenizerConfig(vocabulary=1))
+    with pytest.raises(ConfigError, match=r"need at least one number, got \(\) and"):
+        IrisConfig(tokenizer=TokenizerConfig(multiples=()))
 
 
 def test_an_unknown_phase_is_refused(config: IrisConfig, build: Build) -> None:
