@@ -109,7 +109,7 @@ def _build_dream(
 FAMILY = FamilySpec(
     name="world_models",
     paper='Ha & Schmidhuber, "World Models", NeurIPS 2018',
-    status="learns CarRacing to about half of the paper's score within an hour",
+    status="learns CarRacing to three quarters of the paper's score within an hour",
     config=WorldModelsConfig,
     presets=PRESETS,
     phases=_phases,
