@@ -15,6 +15,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from wm_distributed.errors import DeadlineError
 from wm_distributed.roles import ReplayReader
 from wm_distributed.types import (
+    LATENT_VERSION,
     Array,
     Columns,
     ReplayUpdate,
@@ -34,6 +36,21 @@ MakeUpdate = Callable[[], ReplayUpdate]
 """Waits for tensors on their way from the device and gives the update that they make up."""
 
 
+class Sampled(NamedTuple):
+    """A batch on the learner's device.
+
+    Attributes:
+        batch: Its columns.
+        addresses: Its steps, context included.
+        oldest_latents: Lowest version of its latents, known without waiting for the device; None
+            where it has none.
+    """
+
+    batch: TensorBatch
+    addresses: StepAddresses
+    oldest_latents: int | None
+
+
 class BatchStream:
     """Samples when asked, in the caller's thread."""
 
@@ -42,8 +59,8 @@ class BatchStream:
         self._reader = reader
         self._device = device
 
-    def next(self, timeout_seconds: float) -> tuple[TensorBatch, StepAddresses] | None:
-        """The next batch and its addresses (context included); None if none came in time.
+    def next(self, timeout_seconds: float) -> Sampled | None:
+        """The next batch; None if none came in time.
 
         Here the reader's own deadline counts instead of ``timeout_seconds``.
 
@@ -54,7 +71,7 @@ class BatchStream:
             batch = self._reader.sample()
         except DeadlineError:
             return None
-        return to_device(batch, self._device), batch.addresses
+        return Sampled(to_device(batch, self._device), batch.addresses, _oldest_latents(batch))
 
     def write_back(self, make_update: MakeUpdate) -> None:
         """Sends an update to replay."""
@@ -74,7 +91,7 @@ class PrefetchingBatchStream(BatchStream):
     def __init__(self, reader: ReplayReader, device: torch.device, depth: int) -> None:
         """Args: the rank's reader, where the tensors shall be, and how many wait there."""
         super().__init__(reader, device)
-        self._ready: queue.Queue[tuple[_Staged, StepAddresses]] = queue.Queue(depth)
+        self._ready: queue.Queue[_Staged] = queue.Queue(depth)
         self._updates: queue.SimpleQueue[MakeUpdate] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._side: torch.cuda.Stream | None = None
@@ -83,8 +100,8 @@ class PrefetchingBatchStream(BatchStream):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="batch stream", daemon=True)
 
-    def next(self, timeout_seconds: float) -> tuple[TensorBatch, StepAddresses] | None:
-        """The next batch and its addresses (context included); None if none came in time.
+    def next(self, timeout_seconds: float) -> Sampled | None:
+        """The next batch; None if none came in time.
 
         Raises:
             Exception: What the thread died of, such as the reader's DeadlineError.
@@ -92,12 +109,12 @@ class PrefetchingBatchStream(BatchStream):
         if self._thread.ident is None:
             self._thread.start()
         try:
-            staged, addresses = self._ready.get(timeout=timeout_seconds)
+            staged = self._ready.get(timeout=timeout_seconds)
         except queue.Empty:
             if self._failure is not None:
                 raise self._failure from None
             return None
-        return staged.take(), addresses
+        return staged.take()
 
     def write_back(self, make_update: MakeUpdate) -> None:
         """Leaves an update to the thread, which sends it before its next batch."""
@@ -117,8 +134,7 @@ class PrefetchingBatchStream(BatchStream):
         try:
             while not self._stop.is_set():
                 self._send_updates()
-                batch = self._reader.sample()
-                self._hand_over((self._stage(batch), batch.addresses))
+                self._hand_over(self._stage(self._reader.sample()))
             self._send_updates()
         except Exception as error:  # raised again in next(), in the learner's thread
             self._failure = error
@@ -127,13 +143,14 @@ class PrefetchingBatchStream(BatchStream):
         """Starts the transfer to the device; on a GPU it runs beside the train step."""
         with torch.cuda.stream(self._side):  # does nothing where there is no side stream
             on_device = to_device(batch, self._device)
-            return _Staged(on_device, self._side.record_event() if self._side else None)
+            sampled = Sampled(on_device, batch.addresses, _oldest_latents(batch))
+            return _Staged(sampled, self._side.record_event() if self._side else None)
 
     def _send_updates(self) -> None:
         while not self._updates.empty():
             self._reader.update(self._updates.get()())
 
-    def _hand_over(self, item: tuple[_Staged, StepAddresses]) -> None:
+    def _hand_over(self, item: _Staged) -> None:
         while not self._stop.is_set():
             try:
                 return self._ready.put(item, timeout=0.1)
@@ -145,18 +162,22 @@ class PrefetchingBatchStream(BatchStream):
 class _Staged:
     """A batch that may still be on its way to the GPU."""
 
-    batch: TensorBatch
+    sampled: Sampled
     arrived: torch.cuda.Event | None
 
-    def take(self) -> TensorBatch:
+    def take(self) -> Sampled:
         """The batch; the GPU's next work waits until it is there, the caller does not."""
         if self.arrived is not None:
-            tensors = list(self.batch.columns.values())
+            tensors = list(self.sampled.batch.columns.values())
             stream = torch.cuda.current_stream(tensors[0].device)
             stream.wait_event(self.arrived)
             for tensor in tensors:
                 tensor.record_stream(stream)  # its memory belongs to the side stream's pool
-        return self.batch
+        return self.sampled
+
+
+def _oldest_latents(batch: SequenceBatch) -> int | None:
+    return int(batch.columns[LATENT_VERSION].min()) if LATENT_VERSION in batch.columns else None
 
 
 def to_device(batch: SequenceBatch, device: torch.device) -> TensorBatch:

@@ -17,7 +17,6 @@ and reports. Nothing here waits for the device except the reading of metrics (ev
 from __future__ import annotations
 
 import logging
-import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -25,9 +24,10 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from learners.batch_stream import BatchStream
+from learners.batch_stream import BatchStream, Sampled
 from learners.metric_window import MetricWindow
 from learners.process_group import local_batch_size
+from learners.requests import Requests
 from learners.turns import PhaseTurns
 from learners.write_back import begin_write_back, refuse_unswept
 from wm_distributed.api import Phase, Report, Trainable
@@ -41,7 +41,6 @@ from wm_distributed.timing import WorkMeter
 from wm_distributed.types import (
     LATENT_VERSION,
     POLICY_VERSION,
-    StepAddresses,
     TensorBatch,
     Weights,
 )
@@ -129,7 +128,7 @@ class Learner:
         self._timings: dict[str, float] = {}
         self._report: Report | None = None
         self._newest: tuple[str, TensorBatch] | None = None  # phase and batch
-        self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._requests = Requests()
         self._saved_time = self._reported_time = clock()
 
     @property
@@ -170,13 +169,22 @@ class Learner:
 
         Raises:
             DeadlineError: No batch came within the reader's deadline (prefetching streams).
+            DivergedError: The loss is no longer finite.
+            WmError: It cannot go on for another reason; what was trained has been saved.
         """
-        while not (self.finished or self._all_stop(should_stop)):
-            self.step()
+        try:
+            while not (self.finished or self._all_stop(should_stop)):
+                self.step()
+        except WmError:
+            try:
+                self._save()
+            except WmError as error:
+                logger.warning("what was trained last is not saved: %s", error)
+            raise
 
     def step(self) -> bool:
         """One batch of the current phase; False if none came for a short while, or at the end."""
-        self._serve_requests()
+        self._requests.serve()
         if self._clock() - self._saved_time >= self._config.checkpoint_every_seconds:
             self._save()
         if self.finished:
@@ -190,7 +198,7 @@ class Learner:
         if item is None:
             return False
         use = self._sweep if self._turns.sweeps else self._train
-        use(*item)
+        use(item)
         self._meter.count(1)
         if self._turns.count():
             self._end_phase()
@@ -198,7 +206,7 @@ class Learner:
 
     def finish(self) -> None:
         """Publishes, saves and reports on what the last steps have learned; closes the streams."""
-        self._serve_requests()
+        self._requests.serve()
         if self._published_at != self._train_steps:
             self._publish()
         self._save()
@@ -211,17 +219,7 @@ class Learner:
 
         An error ends the training, too.
         """
-        future: Future[T] = Future()
-
-        def serve() -> None:
-            try:
-                future.set_result(call())
-            except WmError as error:
-                future.set_exception(error)
-                raise
-
-        self._requests.put(serve)
-        return future
+        return self._requests.add(call)
 
     def snapshot(self) -> Weights:
         """Saves and gives the weights as they are, so that exactly they can be evaluated."""
@@ -302,28 +300,29 @@ class Learner:
 
     # ---------------------------------------------------------------------------- the parts
 
-    def _train(self, batch: TensorBatch, addresses: StepAddresses) -> None:
-        refuse_unswept(batch, self._swept_version, self.phase)
-        self._newest = self.phase, batch
+    def _train(self, item: Sampled) -> None:
+        refuse_unswept(item.oldest_latents, self._swept_version, self.phase)
+        self._newest = self.phase, item.batch
         if self._clock() - self._reported_time >= self._config.report_every_seconds:
             self._make_report()  # before the step: the model has not been trained on this batch yet
         with self._meter.measure("train"):
-            self._pass_through(batch, addresses)
+            self._pass_through(item)
             self._train_steps += 1
             if self._train_steps % self._config.log_every_steps == 0:
-                self._read_metrics(batch)
+                self._read_metrics(item.batch)
         if self._train_steps % self._config.publish_every_steps == 0:
             self._publish()
 
-    def _sweep(self, batch: TensorBatch, addresses: StepAddresses) -> None:
+    def _sweep(self, item: Sampled) -> None:
         if self._turns.steps == 0:
             self._publish()  # so that no step can hold latents of this version already
             self._swept_version = self._version
         with self._meter.measure("train"):
-            self._pass_through(batch, addresses)
+            self._pass_through(item)
 
-    def _pass_through(self, batch: TensorBatch, addresses: StepAddresses) -> None:
+    def _pass_through(self, item: Sampled) -> None:
         """Gives the trainable a batch, and begins to write back what it makes of it."""
+        batch, addresses, _ = item
         self._carry, output = self._trainable.train_step(self.phase, self._carry, batch)
         self._window.add(output.metrics)
         spec = self._turns.specs[self._turns.index]
@@ -346,6 +345,7 @@ class Learner:
         return Weights(self._version, self._trainable.policy_weights(), self._train_steps)
 
     def _publish(self) -> None:
+        self._window.refuse_divergence(self._train_steps)
         self._version += 1
         self._published_at = self._train_steps
         if self._sink is None:
@@ -358,6 +358,7 @@ class Learner:
 
     def _read_metrics(self, batch: TensorBatch) -> None:
         """Reads the window's means, and how old the newest batch's data are, in versions."""
+        self._window.refuse_divergence(self._train_steps)
         ages = {
             "learner/policy_lag_mean": POLICY_VERSION,
             "learner/latent_age_mean": LATENT_VERSION,
@@ -377,13 +378,10 @@ class Learner:
             self._report = self._trainable.report(*self._newest)
             self._reported_time = self._clock()
 
-    def _serve_requests(self) -> None:
-        while not self._requests.empty():
-            self._requests.get()()
-
     def _save(self, *, candidate: bool = False) -> None:
         if self._checkpointer is None:
             return
+        self._window.refuse_divergence(self._train_steps)
         started = self._clock()
         counters = {"train_steps": self._train_steps, "version": self._version}
         self._checkpointer.save(self.state_dict(), counters, candidate=candidate)

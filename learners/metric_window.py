@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from wm_distributed.errors import DivergedError
+
+_FINITE = ("loss", "grad_norm")
+"""Ends of the names of the figures without which nothing is learned if they are not finite."""
 
 
 class MetricWindow:
@@ -21,17 +27,40 @@ class MetricWindow:
         for name, value in metrics.items():
             self._values[name].append(value.detach() if isinstance(value, Tensor) else value)
 
+    def refuse_divergence(self, train_steps: int) -> None:
+        """Checks the newest step's losses and gradients; waits for the device once.
+
+        Args:
+            train_steps: Number of that step, for the message.
+
+        Raises:
+            DivergedError: One of them is infinite or not a number.
+        """
+        names = [name for name in self._values if name.endswith(_FINITE)]
+        newest = _fetch({name: _mean(self._values[name][-1:]) for name in names})
+        for name, value in newest.items():
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"training has diverged: train/{name} is {value} at train step {train_steps}. "
+                    "The checkpoints saved before, the newest and the best, are not affected; "
+                    "lower the learning rate before the run is resumed, or it may come again"
+                )
+
     def read(self) -> dict[str, float]:
         """Means since the last reading; waits for the device once."""
-        names = list(self._values)
-        if not names:
-            return {}
-        means = [_mean(self._values[name]) for name in names]
+        means = {name: _mean(values) for name, values in self._values.items()}
         self._values.clear()
-        devices = [mean.device for mean in means if mean.device.type != "cpu"]
-        device = devices[0] if devices else torch.device("cpu")
-        stacked = torch.stack([mean.to(device, non_blocking=True) for mean in means])
-        return dict(zip(names, stacked.tolist(), strict=True))
+        return _fetch(means)
+
+
+def _fetch(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """The values, in one transfer."""
+    if not scalars:
+        return {}
+    devices = [scalar.device for scalar in scalars.values() if scalar.device.type != "cpu"]
+    device = devices[0] if devices else torch.device("cpu")
+    stacked = torch.stack([scalar.to(device, non_blocking=True) for scalar in scalars.values()])
+    return dict(zip(scalars, stacked.tolist(), strict=True))
 
 
 def _mean(values: list[Tensor | float]) -> Tensor:

@@ -59,21 +59,18 @@ def begin_write_back(
     return make_update
 
 
-def refuse_unswept(batch: TensorBatch, version: int, phase: str) -> None:
+def refuse_unswept(oldest: int | None, version: int, phase: str) -> None:
     """Checks that the last sweep has written the latents of every step.
 
     Args:
-        batch: About to be trained on.
+        oldest: Lowest version of the latents about to be trained on; None: they have none.
         version: That the sweep wrote; 0: there was none.
         phase: Name of the phase, for the message.
 
     Raises:
         ReplayError: There is an older step.
     """
-    if not version or LATENT_VERSION not in batch.columns:
-        return
-    oldest = int(batch.columns[LATENT_VERSION].min())
-    if oldest < version:
+    if oldest is not None and oldest < version:
         raise ReplayError(
             f"phase {phase!r} got a step whose latents are of version {oldest}, but the sweep "
             f"before it wrote version {version} to every step: some steps came later, or the "

@@ -55,6 +55,10 @@ class DeadlineError(WmError, TimeoutError):
     """A wait ended without what it waited for; the message names it."""
 
 
+class DivergedError(WmError):
+    """What is trained has become infinite or not a number; its weights are worth nothing."""
+
+
 class ReplayError(WmError):
     """Replay was asked for something that it cannot hold or give."""
 

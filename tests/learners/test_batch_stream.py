@@ -9,11 +9,12 @@ import torch
 from learners.batch_stream import (
     BatchStream,
     PrefetchingBatchStream,
+    Sampled,
     start_copy_to_host,
     to_device,
 )
 from wm_distributed.errors import DeadlineError
-from wm_distributed.types import ReplayUpdate, SequenceBatch, StepAddresses, TensorBatch
+from wm_distributed.types import ReplayUpdate, SequenceBatch, StepAddresses
 
 CPU = torch.device("cpu")
 
@@ -64,9 +65,9 @@ def eventually(condition: object) -> bool:
     return bool(condition())
 
 
-def value(item: tuple[TensorBatch, StepAddresses] | None) -> int:
+def value(item: Sampled | None) -> int:
     assert item is not None
-    tensors, where = item
+    tensors, where, _ = item
     assert tensors.context == 1
     assert tensors.columns["obs/image"].dtype == torch.uint8
     assert int(tensors.columns["value"][0, 0]) == int(where.slot[0, 0])
@@ -79,6 +80,24 @@ def test_batches_come_in_order_with_their_addresses(prefetch: bool) -> None:
     stream = PrefetchingBatchStream(reader, CPU, 2) if prefetch else BatchStream(reader, CPU)
     assert [value(stream.next(10)) for _ in range(5)] == [0, 1, 2, 3, 4]
     assert stream.waited_seconds() == {"ratio": 1.0, "data": 2.0}
+    stream.close()
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_a_batch_tells_the_age_of_its_latents_without_the_device(prefetch: bool) -> None:
+    class Latents(Reader):
+        def sample(self) -> SequenceBatch:
+            sampled = super().sample()
+            if self.sampled == 1:
+                sampled.columns["latent_version"] = np.array([[7, 5, 9], [8, 6, 7]], np.int32)
+            return sampled
+
+    reader = Latents()
+    stream = PrefetchingBatchStream(reader, CPU, 2) if prefetch else BatchStream(reader, CPU)
+    first, second = stream.next(10), stream.next(10)
+    assert first is not None
+    assert second is not None
+    assert (first.oldest_latents, second.oldest_latents) == (5, None)
     stream.close()
 
 

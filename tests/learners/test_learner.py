@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from actors.env_loop import EnvLoop
-from learners.batch_stream import BatchStream, PrefetchingBatchStream
+from learners.batch_stream import BatchStream, PrefetchingBatchStream, Sampled
 from learners.learner import Learner
 from learners.parameter_server import ParameterServer
 from wm_distributed.api import DataSpec, Phase, Report, TrainContext, TrainOutput
@@ -21,6 +21,7 @@ from wm_distributed.config import LearnerConfig
 from wm_distributed.errors import (
     ConfigError,
     DeadlineError,
+    DivergedError,
     EndOfSweepError,
     ReplayError,
     RunDirError,
@@ -407,6 +408,59 @@ def test_a_deadline_of_prefetched_batches_ends_the_run() -> None:
         learner.run(lambda: False)
 
 
+def test_what_was_trained_is_saved_when_no_further_batch_comes(tmp_path: Path) -> None:
+    files, stream = checkpointer(tmp_path), BatchStream(filled_replay(), CPU)
+    sample = stream.next
+
+    def next_batch(timeout_seconds: float) -> Sampled | None:
+        if learner.train_steps == 7:
+            raise DeadlineError("no shard holds a sequence")
+        return sample(timeout_seconds)
+
+    stream.next = next_batch  # type: ignore[method-assign]
+    learner = make(counting_trainable(), checkpointer=files, streams={"counting": stream})
+    with pytest.raises(DeadlineError, match="no shard holds"):
+        learner.run(lambda: False)
+    assert files.load().manifest.counters["train_steps"] == 7
+
+
+class Diverging(Recorder):
+    """Its gradient is infinite at the eighth step, and its loss from then on not a number."""
+
+    def train_step(self, phase: str, carry: int, batch: TensorBatch) -> tuple[int, TrainOutput]:
+        bad = {7: ("grad_norm", "inf")}.get(carry, ("loss", "nan" if carry > 7 else "1"))
+        return carry + 1, TrainOutput({bad[0]: torch.tensor(float(bad[1]))})
+
+
+@pytest.mark.parametrize("every", ["publish_every_steps", "log_every_steps"])
+def test_a_diverged_model_is_neither_published_nor_saved(every: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"publish_every_steps": 100, "log_every_steps": 100, every: 4}
+    files, sink = checkpointer(tmp_path), FakeWeights()
+    config = LearnerConfig(**settings)
+    learner = make(Diverging(), config=config, checkpointer=files, sink=sink)
+    learner.start()
+    learner.run(lambda: learner.train_steps == 6)
+    learner.finish()
+    with pytest.raises(DivergedError, match="train/grad_norm is inf at train step 8"):
+        learner.run(lambda: False)
+    with pytest.raises(DivergedError):
+        learner.finish()
+    assert files.load().manifest.counters["train_steps"] == 6
+    assert sink.published[-1].train_steps == 6
+
+
+def test_a_checkpoint_between_two_readings_is_not_spoiled_either(tmp_path: Path) -> None:
+    clock, files = Clock(), checkpointer(tmp_path)
+    config = LearnerConfig(publish_every_steps=100, log_every_steps=100)
+    learner = make(Diverging(), config=config, clock=clock, checkpointer=files)
+    for _ in range(9):
+        learner.step()
+    clock.now = 1000.0
+    with pytest.raises(DivergedError, match="train/loss is nan at train step 9"):
+        learner.step()
+    assert not files.exists()
+
+
 def test_the_same_loop_runs_on_prefetched_batches() -> None:
     replay = filled_replay()
     stream = PrefetchingBatchStream(replay, CPU, 2)
@@ -435,14 +489,15 @@ class Constant:
         self.num_batches = num_batches
         self.given = 0
 
-    def next(self, timeout_seconds: float) -> tuple[TensorBatch, StepAddresses]:
+    def next(self, timeout_seconds: float) -> Sampled:
         self.given += 1
         if self.num_batches and self.given % (self.num_batches + 1) == 0:
             raise EndOfSweepError("all given")
         shape = (4, 7)
         columns = {"latent_version": torch.full(shape, self.latent_version, dtype=torch.int32)}
         slots = np.zeros(shape, np.int64)
-        return TensorBatch(columns), StepAddresses(np.zeros(4, np.int64), slots, slots)
+        addresses = StepAddresses(np.zeros(4, np.int64), slots, slots)
+        return Sampled(TensorBatch(columns), addresses, self.latent_version)
 
     def waited_seconds(self) -> Mapping[str, float]:
         return {}
