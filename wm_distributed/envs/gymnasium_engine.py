@@ -19,7 +19,7 @@ from gymnasium.vector import SyncVectorEnv
 from wm_distributed.config import EnvConfig
 from wm_distributed.envs.engine import EngineStep
 from wm_distributed.envs.observations import ObsBorder
-from wm_distributed.errors import ConfigError, EnvError, WmError
+from wm_distributed.errors import EnvError, WmError
 from wm_distributed.types import Array, Columns
 
 RawEnv = gymnasium.Env[Any, Any]
@@ -68,10 +68,7 @@ class GymnasiumEngine:
         env = self._envs.envs[0]
         if not self._render or env.render_mode != "rgb_array":
             return None
-        try:
-            frame = env.render()
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise ConfigError(f"drawing needs another package: {error}") from error
+        frame = env.render()
         return frame if isinstance(frame, np.ndarray) else None
 
     def close(self) -> None:
@@ -126,6 +123,9 @@ class _BorderEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             if terminated or truncated:
                 break
         return self._border.convert(obs), total, bool(terminated), bool(truncated), {}
+
+    def render(self) -> Any:
+        return self._call("render", self.env.render)
 
     def _call(self, method: str, call: Callable[..., Any], *args: Any) -> Any:
         """The call's result; whatever it raises becomes an EnvError that shows the traceback."""

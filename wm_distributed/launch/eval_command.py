@@ -56,7 +56,8 @@ def evaluate_run(
         if save_agent_video(directory.eval_video, final.agent):
             console.print(str(directory.eval_video), highlight=False)
         else:
-            console.print(f"no video: {config.env.id} cannot draw itself", highlight=False)
+            reason = final.agent.no_video or f"{config.env.id} cannot draw itself"
+            console.print(f"no video: {reason}", highlight=False)
     return 0
 
 

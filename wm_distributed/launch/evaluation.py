@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from actors.evaluation import evaluate, record_episode
 from actors.random_policy import RandomPolicy
 from wm_distributed.api import Policy
+from wm_distributed.errors import WmError
 from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.runtime import Evaluation
 from wm_distributed.launch.watched_env import WatchedEnv
 from wm_distributed.seeding import evaluation_seed
-from wm_distributed.types import EpisodeResult, Weights
+from wm_distributed.types import Array, EpisodeResult, Weights
 
 _MAX_VIDEO_STEPS = 1000
 FINAL = 0
@@ -46,16 +47,15 @@ class Evaluator:
         seed = evaluation_seed(self._plan.config.seed, number)
         policy = self._plan.build_policy(seed)
         policy.load_weights(weights)
-        results, frames = self._play(policy, seed, episodes), None
-        if video:
-            with self._open(1, seed, render=True) as env:
-                frames, _ = record_episode(env, policy, _MAX_VIDEO_STEPS)
+        results = self._play(policy, seed, episodes)
+        frames, no_video = self._record(policy, seed) if video else (None, "")
         evaluation = Evaluation(
             env_steps=env_steps,
             train_steps=weights.train_steps,
             version=weights.version,
             results=results,
             frames=frames,
+            no_video=no_video,
         )
         self._stats = {
             "eval/return_mean": evaluation.return_mean,
@@ -90,6 +90,14 @@ class Evaluator:
     def _play(self, policy: Policy, seed: int, episodes: int) -> tuple[EpisodeResult, ...]:
         with self._open(min(self._plan.config.eval.envs, episodes), seed) as env:
             return tuple(evaluate(env, policy, episodes))
+
+    def _record(self, policy: Policy, seed: int) -> tuple[Array | None, str]:
+        """A video, or why there is none: the results count without one."""
+        try:
+            with self._open(1, seed, render=True) as env:
+                return record_episode(env, policy, _MAX_VIDEO_STEPS)[0], ""
+        except WmError as error:
+            return None, str(error)
 
     @contextmanager
     def _open(self, num_envs: int, seed: int, *, render: bool = False) -> Iterator[WatchedEnv]:

@@ -81,7 +81,8 @@ def write_pictures(
     if not is_search(config):
         draw_curves(run_dir, title)
     if agent and not save_agent_video(run_dir.agent_video, agent):
-        _LOGGER.warning("no video of the agent: %s cannot draw itself", config.env.id)
+        reason = agent.no_video or f"{config.env.id} cannot draw itself"
+        _LOGGER.warning("no video of the agent: %s", reason)
     if report:
         save_imagination_video(
             run_dir.imagination_video, report, lambda obs: draw_observation(config.env.id, obs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +71,11 @@ class SearchPlan:
         dreams = self.plan.build_dream(weights, self.starts, config.search.dreams_per_evaluator)
         return DividedEvaluator(CandidateEvaluator(*dreams, limits), reality)
 
-    def agent_evaluation(self, results: tuple[EpisodeResult, ...], decisions: int) -> Evaluation:
-        """The last evaluation of the best mean solution, without its video."""
-        return Evaluation(env_steps=decisions, train_steps=0, version=self.version, results=results)
+    def agent_evaluation(
+        self, results: tuple[EpisodeResult, ...], decisions: int, video: Evaluation
+    ) -> Evaluation:
+        """The last evaluation of the best mean solution, with the video of another episode."""
+        return replace(video, env_steps=decisions, results=results)
 
 
 def build_candidate_policy(plan: Plan) -> CandidatePolicy:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 from actors.evaluation import record_episode
+from wm_distributed.errors import WmError
 from wm_distributed.launch.evaluation import Evaluator
 from wm_distributed.launch.runtime import Evaluation
 from wm_distributed.launch.search_host import FINAL
@@ -42,24 +44,21 @@ class SearchPlayer:
     def record(self, params: Array) -> Evaluation:
         """One episode of the policy with given parameters, up to 1000 decisions, as a video.
 
-        Raises:
-            EnvError: The environment failed.
+        Without a result where the environment failed.
         """
         seed = evaluation_seed(self._search.plan.config.seed, FINAL)
         policy = self._search.build_policy(self._weights)
         policy.assign(0, params, seed)
-        opened = self._search.plan.open_env(1, seed, evaluation=True, render=True)
-        with closing(WatchedEnv(opened)) as self._env:
-            frames, result = record_episode(self._env, policy, _MAX_VIDEO_STEPS)
-        self._env = None
-        return Evaluation(
-            env_steps=0,
-            train_steps=0,
-            version=self._search.version,
-            results=(result,),
-            frames=frames,
-            recorded=result,
-        )
+        video = Evaluation(env_steps=0, train_steps=0, version=self._search.version, results=())
+        try:
+            opened = self._search.plan.open_env(1, seed, evaluation=True, render=True)
+            with closing(WatchedEnv(opened)) as self._env:
+                frames, result = record_episode(self._env, policy, _MAX_VIDEO_STEPS)
+        except WmError as error:
+            return replace(video, no_video=str(error))
+        finally:
+            self._env = None
+        return replace(video, results=(result,), frames=frames, recorded=result)
 
     @property
     def busy_seconds(self) -> float:

@@ -95,10 +95,8 @@ class InlineSearchRuntime:
         while (final := host.news(self._status.known).final) is None:
             evaluator.work(host, _NAME)
         decisions = int(host.stats()["search/decisions"])
-        agent = self._search.agent_evaluation(final, decisions)
         player = SearchPlayer(self._search, self._weights)
-        video = player.record(params)
-        agent = replace(agent, frames=video.frames, recorded=video.recorded)
+        agent = self._search.agent_evaluation(final, decisions, player.record(params))
         return FinalEvaluation(agent, player.random(episodes))
 
     def solution(self) -> Array:

@@ -27,6 +27,16 @@ def test_an_agent_whose_environment_cannot_draw_is_told(
     assert not run_dir.agent_video.exists()
 
 
+def test_an_agent_that_could_not_be_drawn_is_told_with_the_reason(
+    run_dir: RunDir,
+    config: RunConfig[Any],
+    make_evaluation: Callable[..., Evaluation],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write_pictures(run_dir, config, None, make_evaluation([1.0], no_video="no display"))
+    assert "no video of the agent: no display" in caplog.text
+
+
 def test_imagined_vectors_are_drawn_as_the_environment_looks(
     run_dir: RunDir, config: RunConfig[Any]
 ) -> None:
