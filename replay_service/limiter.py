@@ -130,9 +130,20 @@ class ReplayRatioLimiter:
             self._env_steps = state["env_steps"]
             self._counted_env_steps = state["counted_env_steps"]
             self._trained_steps = state["trained_steps"]
-            self._missing = max(0, self._min_size - held_steps)
             self._forgotten = 0.0
             self._forgotten = self._balance()
+            self.refill(held_steps)
+
+    def refill(self, held_steps: int) -> None:
+        """Awaits what is missing to ``min_size`` again, because replay has lost steps.
+
+        Otherwise the actors would be held, as ahead, while the learner finds nothing to sample.
+
+        Args:
+            held_steps: Steps that are left in replay.
+        """
+        with self._changed:
+            self._missing = max(0, self._min_size - held_steps)
             self._changed.notify_all()
 
     def _wait(self, allowed: Callable[[], bool], waits: _Waits, timeout_seconds: float) -> bool:

@@ -26,6 +26,8 @@ from wm_distributed.types import ReplayUpdate, SequenceBatch
 
 _MAX_UPDATES_IN_FLIGHT = 8
 _POLL_SECONDS = 0.05
+_ANSWER_SECONDS = 10.0
+"""For a shard that lives to answer, however little is left of the deadline for its data."""
 
 _Answers = list[tuple[int, Pending[Sequences]]]  # from the shards of these numbers
 
@@ -164,7 +166,8 @@ class BatchReader:
         answered = []
         for index, pending in answers:
             try:
-                sequences = pending.result(max(0.0, deadline - time.monotonic()))
+                left = deadline - time.monotonic()
+                sequences = pending.result(max(_ANSWER_SECONDS, left))
             except WorkerDiedError as error:
                 self._group.failed(index, error)
                 self._holdings[index] = Holding()

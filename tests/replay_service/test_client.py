@@ -263,6 +263,32 @@ def test_without_data_the_deadline_names_table_length_and_holdings() -> None:
     client.sample()
 
 
+class SlowShard(FakeShard):
+    """A shard in another process: its answer is never there at once."""
+
+    def sample(self, request: SampleRequest) -> Pending[SampleReply]:
+        reply = super().sample(request)
+
+        class Late:
+            def done(self) -> bool:
+                return False
+
+            def result(self, timeout_seconds: float) -> SampleReply:
+                if timeout_seconds < 0.05:
+                    raise DeadlineError(f"no answer in {timeout_seconds} s")
+                return reply.result(timeout_seconds)
+
+        return Late()
+
+
+def test_the_deadline_for_data_does_not_hide_behind_that_for_an_answer() -> None:
+    shards = [SlowShard(ReplayShard([SPEC], 10_000))]
+    for timeout_seconds in (0.0, 0.1):
+        client = ReplayClient(shards, SPEC, timeout_seconds=timeout_seconds)
+        with pytest.raises(DeadlineError, match="no shard held a sequence of table 'sequences'"):
+            client.sample()
+
+
 def test_a_shard_that_fills_later_is_found() -> None:
     shards = make_shards()
     client = ReplayClient(shards, SPEC, prefetch=1)

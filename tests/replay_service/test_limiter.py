@@ -171,6 +171,33 @@ def test_a_restart_leaves_no_debt_on_either_side() -> None:
     assert ahead.stats()["limiter/env_steps"] < 15
 
 
+def test_lost_steps_are_awaited_again_and_free_the_actors_that_were_held() -> None:
+    limiter = ReplayRatioLimiter(ratio=2.0, min_size=100)
+    while may_insert(limiter, 10):
+        pass
+    held: list[bool] = []
+    actor = threading.Thread(target=lambda: held.append(limiter.reserve_insert(10, 30.0)))
+    actor.start()
+    limiter.refill(held_steps=70)
+    actor.join(10)
+    assert held == [True]
+    counted = limiter.state_dict()["counted_env_steps"]
+    assert not may_sample(limiter, 4)
+    assert may_insert(limiter, 10)
+    assert may_insert(limiter, 10)
+    assert may_sample(limiter, 4)  # after thirty steps
+    assert limiter.state_dict()["counted_env_steps"] == counted  # which are no debt either
+
+
+def test_steps_that_are_still_there_are_not_awaited_again() -> None:
+    limiter = ReplayRatioLimiter(ratio=None, min_size=100)
+    assert may_insert(limiter, 500)
+    limiter.refill(held_steps=250)
+    assert may_sample(limiter, 4)
+    limiter.load_state_dict(limiter.state_dict(), held_steps=250)
+    assert may_sample(limiter, 4)
+
+
 def test_a_restart_goes_on_at_the_ratio_configured_now() -> None:
     limiter = ReplayRatioLimiter(ratio=3.0, min_size=4)
     limiter.load_state_dict({"env_steps": 100, "counted_env_steps": 100, "trained_steps": 9000})

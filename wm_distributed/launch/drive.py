@@ -27,7 +27,7 @@ from wm_distributed.launch.report import (
 )
 from wm_distributed.launch.run_dir import RunDir, writing
 from wm_distributed.launch.runtime import FinalEvaluation, RunStatus, Runtime
-from wm_distributed.launch.status_file import State, StatusFile
+from wm_distributed.launch.status_file import StatusFile
 
 _LOGGER = logging.getLogger(__name__)
 INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
@@ -61,7 +61,7 @@ def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Co
         print_result(console, {"trained agent": final.agent, "random policy": final.random})
         console.print()
     print_files(console, run_dir)
-    if not final:
+    if not final and _can_resume(run_dir):
         console.print(f"\nTo go on: {_resume(run_dir)}", highlight=False)
     return 0 if final else INTERRUPTED
 
@@ -94,13 +94,14 @@ class _Run:
         """Trains, evaluates, stops and writes the files; None where Ctrl-C came in between."""
         try:
             final = self._train_and_evaluate(interrupts)
-            self._stop("stopping")
+            self._status_file.write_state("stopping")
+            self._stop()
             self._write_files(final)
             self._status_file.write_state("finished" if final else "stopped")
         except KeyboardInterrupt:
             self._status_file.write_state("stopped", "at once, without a checkpoint")
             return None
-        except WmError as error:
+        except Exception as error:  # a mistake in the program ends the run no less
             self._stop_after(error)
             raise
         finally:
@@ -111,7 +112,8 @@ class _Run:
         _LOGGER.info("starting %s", self._config)
         self._status_file.write_state("starting")
         self._progress.waiting(_starting(self._config))
-        self._runtime.start()
+        with interrupts.at_once("Stopping; training has not begun."):
+            self._runtime.start()
         self._run_dir.save_config(self._config)  # a resumed run's too, now that it is accepted
         self._history.begin()
         while not interrupts.asked:
@@ -126,7 +128,7 @@ class _Run:
         self._progress.note(f"Training ends: {self._status.reason}.")
         self._progress.waiting("Evaluating the agent and the random policy …")
         try:
-            with interrupts.at_once():
+            with interrupts.at_once("Stopping without the evaluation. Ctrl-C again: at once."):
                 return self._runtime.evaluate_final(self._config.eval.final_episodes)
         except KeyboardInterrupt:
             return None
@@ -143,24 +145,25 @@ class _Run:
         for item in status.reports:
             self._report = item.report
 
-    def _stop(self, state: State) -> None:
+    def _stop(self) -> None:
         self._progress.waiting("Stopping, with a checkpoint …")
-        self._status_file.write_state(state)
         self._runtime.stop(checkpoint=True)
 
-    def _stop_after(self, error: WmError) -> None:
-        """Saves what can still be saved after an error."""
+    def _stop_after(self, error: Exception) -> None:
+        """Saves what can still be saved after an error, and says how to go on."""
         _LOGGER.info("the run failed: %s", error)
         try:
-            if self._status is not None:  # otherwise nothing has been trained
-                self._stop("failed")
-                self._progress.note(f"To go on once it is mended: {_resume(self._run_dir)}")
-        except WmError as second:
-            _LOGGER.warning("no checkpoint could be saved after the error below: %s", second)
-        try:
-            self._status_file.write_state("failed", str(error))
+            self._status_file.write_state("failed", str(error) or type(error).__name__)
         except RunDirError as second:
             _LOGGER.warning("%s", second)
+        try:
+            if self._status is not None:  # otherwise nothing has been trained
+                self._stop()
+        except WmError as second:
+            if str(second) != str(error):  # what has failed may say so again
+                _LOGGER.warning("no checkpoint could be saved after the error below: %s", second)
+        if _can_resume(self._run_dir):
+            self._progress.note(f"To go on once it is mended: {_resume(self._run_dir)}")
 
     def _write_files(self, final: FinalEvaluation | None) -> None:
         self._progress.waiting("Drawing curves and videos …")
@@ -173,6 +176,12 @@ class _Run:
         if self._status is not None:
             agent = final.agent if final else None
             write_pictures(self._run_dir, self._config, self._report, agent)
+
+
+def _can_resume(run_dir: RunDir) -> bool:
+    """Whether there is anything that a resumed run could go on from."""
+    places = ("checkpoints/*.json", "search/*", "experience/*")
+    return any(any(run_dir.path.glob(place)) for place in places)
 
 
 def _resume(run_dir: RunDir) -> str:

@@ -127,6 +127,8 @@ class InlineRuntime:
                 evaluations.append(self._evaluate(self._learner, number))
         if time.monotonic() - self._snapshot_at >= self._config.replay.snapshot_seconds:
             self._snapshot()
+        if reason:
+            self._finish_training()  # whose last report then comes with this status
         return self._status(reason, evaluations)
 
     def evaluate_final(self, episodes: int, which: Which = "best") -> FinalEvaluation:
@@ -252,15 +254,14 @@ class InlineRuntime:
 
     def _finish_training(self) -> None:
         if self._learner is not None and not self._finished:
-            self._finished = True
             self._learner.finish()
+            self._finished = True
 
     # ------------------------------------------------------------------------------- status
 
     def _reason_to_end(self, evaluations: Sequence[Evaluation]) -> str:
         assert self._learner is not None
         if self._learner.finished and self._plan.collected(self._env_steps):
-            self._finish_training()  # whose last report then comes with this status
             return PHASES_DONE
         return self._schedule.reason_to_end(self._env_steps, self._learner.train_steps, evaluations)
 

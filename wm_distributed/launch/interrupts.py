@@ -12,15 +12,15 @@ class Interrupts:
     """Counts SIGINT and SIGTERM while :meth:`installed`.
 
     The first sets ``asked``, which the loop looks at; inside :meth:`at_once` it also raises
-    KeyboardInterrupt. The second raises KeyboardInterrupt wherever the program is. A third ends
-    the process on the spot.
+    KeyboardInterrupt, because nothing there is worth waiting for. The second raises
+    KeyboardInterrupt wherever the program is. A third ends the process on the spot.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """Takes the function that shows a line to the user."""
         self.asked = False
         self._say = say
-        self._at_once = False
+        self._at_once = ""
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -34,13 +34,17 @@ class Interrupts:
                 signal.signal(number, handler)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Inside the block the first signal raises, too: nothing there is worth waiting for."""
-        self._at_once = True
+    def at_once(self, answer: str) -> Iterator[None]:
+        """Inside the block the first signal raises, too.
+
+        Args:
+            answer: What the user is told then.
+        """
+        self._at_once = answer
         try:
             yield
         finally:
-            self._at_once = False
+            self._at_once = ""
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         second, self.asked = self.asked, True
@@ -48,6 +52,7 @@ class Interrupts:
             signal.signal(number, signal.SIG_DFL)
             self._say("Stopping now.")
             raise KeyboardInterrupt
-        self._say("Stopping with a checkpoint. Ctrl-C again: stop now, without one.")
         if self._at_once:
+            self._say(self._at_once)
             raise KeyboardInterrupt
+        self._say("Stopping with a checkpoint. Ctrl-C again: stop now, without one.")

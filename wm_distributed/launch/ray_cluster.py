@@ -9,6 +9,7 @@ rest is not ours.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import signal
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ from typing import Any
 
 import ray
 
-from wm_distributed.errors import ConfigError
+from wm_distributed.errors import ConfigError, DeadlineError, WorkerDiedError
 from wm_distributed.launch.reaper import MARK_VARIABLE, reap, start_reaper
 from wm_distributed.threads import thread_env
 
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 30.0  # for a cluster to answer; starting Python takes some of it
 _TOKEN_ASKED = "AuthenticationError"
+_NO_ANSWER = (ConnectionError, TimeoutError)
+_HEAD_SECONDS = 15.0  # without the head; Ray waits for a minute
 # Of Ray, where the user has set nothing else; the files in deploy/ set the same.
 CLUSTER_SETTINGS = {
     # Children of a worker, such as environments in processes of their own, end with it.
@@ -58,6 +62,7 @@ class RayCluster:
             address: ``host:port`` or ``auto``; None for a cluster of our own.
         """
         self._address = address
+        self._answered_at = math.inf
         self._mark = secrets.token_hex(8)
         self._temp_dir: Path | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
@@ -71,18 +76,43 @@ class RayCluster:
         """Starts or joins the cluster.
 
         Raises:
-            ConfigError: Nothing answers at the address, or it is not a cluster that can be joined.
+            ConfigError: Nothing answers at the address, or it is not a cluster that can be joined;
+                or one of our own has no place for its files.
+            DeadlineError: A cluster of our own does not come up, twice.
         """
         options: dict[str, Any] = {
             "namespace": f"wm-{self._mark}",
             "log_to_driver": False,
             "logging_level": logging.ERROR,
         }
+        # What fails in a worker is asked for, and told once; Ray would print it, too.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         with _keeping_signal_handlers():
             if self._address is None:
                 self._start_local(options)
             else:
                 self._join(self._address, options)
+
+    def check(self) -> None:
+        """Asks the head of a joined cluster for a sign of life.
+
+        Raises:
+            WorkerDiedError: None has come for a while. Without this Ray would end this process,
+                too, after a minute and without a word.
+        """
+        if not self.joined:
+            return
+        head: str = ray.get_runtime_context().gcs_address
+        try:
+            _connect(head)
+            self._answered_at = time.monotonic()
+        except OSError as error:
+            silence = time.monotonic() - self._answered_at
+            if silence > _HEAD_SECONDS:
+                raise WorkerDiedError(
+                    f"the head of the Ray cluster at {head} has not answered for {silence:.0f} s "
+                    f"({error}): start the cluster again, then resume the run"
+                ) from error
 
     def stop(self) -> None:
         """Disconnects; a cluster of our own is gone afterwards. May be called again."""
@@ -98,7 +128,26 @@ class RayCluster:
             self._reaper = None
 
     def _start_local(self, options: Mapping[str, Any]) -> None:
-        self._temp_dir = Path(tempfile.mkdtemp(prefix="wm-ray-"))
+        """Starts a cluster of our own, once more if the first attempt fails on a busy machine."""
+        for is_last in (False, True):
+            try:
+                return self._start_processes(options)
+            except Exception as error:  # Ray has no class of its own for this
+                if isinstance(error, OSError) and not isinstance(error, _NO_ANSWER):
+                    raise ConfigError(
+                        f"Ray cannot start with its files in {self._temp_dir or 'TMPDIR'}: "
+                        f"{error}; set TMPDIR to another directory with free space"
+                    ) from error
+                if is_last:
+                    raise DeadlineError(
+                        f"Ray did not start, twice: {error}\nIs the machine short of memory or "
+                        "overloaded? Try again, or --runtime inline does without Ray"
+                    ) from error
+                logger.warning("Ray did not start, and is started once more: %s", error)
+                self.stop()
+
+    def _start_processes(self, options: Mapping[str, Any]) -> None:
+        self._temp_dir = _make_temp_dir()
         self._reaper = start_reaper(self._mark, self._temp_dir)
         # Through the environment of Ray's own processes and not as a Ray runtime environment, with
         # which each worker takes 0.4 s longer to start (ray 2.60: a second interpreter).
@@ -123,8 +172,19 @@ class RayCluster:
         _check_answers(address)
         try:
             ray.init(address=address, runtime_env={"env_vars": worker_environment()}, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray has no class of its own for this
             raise ConfigError(f"cannot join the Ray cluster at {address!r}: {error}") from error
+
+
+def _make_temp_dir() -> Path:
+    """A directory for temporary files, in ``/tmp`` if the usual place has too long a path.
+
+    A Unix socket's path has 107 bytes at most, of which Ray's part, the session's name, takes 64.
+    """
+    place = tempfile.gettempdir()
+    if len(os.fsencode(place)) + len("/wm-ray-12345678") + 64 > 107:
+        place = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="wm-ray-", dir=place))
 
 
 def _import_path() -> str:
@@ -201,9 +261,15 @@ def _check_port(address: str, advice: str) -> None:
             f"runtime.ray_address must be auto or host:port, got {address!r}: {advice}"
         )
     try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
+        _connect(address)
     except OSError as error:
         raise ConfigError(f"nothing answers at {address!r} ({error}): {advice}") from error
+
+
+def _connect(address: str) -> None:
+    """Raises OSError if nobody listens there."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=5.0).close()
 
 
 @contextmanager

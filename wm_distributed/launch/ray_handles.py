@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
-from wm_distributed.errors import DeadlineError, EnvError, WmError, WorkerDiedError
+from wm_distributed.errors import DeadlineError, WmError, WorkerDiedError
 from wm_distributed.launch.ray_replay import BlockingRayLimiter, RayLimiter
 from wm_distributed.launch.supervisor import Pulse
 from wm_distributed.roles import Pending
@@ -201,11 +201,10 @@ def is_done(reference: ray.ObjectRef[Any]) -> bool:
 
 def failure_of(error: RayTaskError) -> WmError:
     """What the run should make of an exception in a worker."""
-    cause, traceback = error.cause, _COLOUR.sub("", str(error))
-    if isinstance(cause, EnvError):
-        return EnvError(f"{cause}\n\n{traceback}")
+    cause = error.cause
     if isinstance(cause, WmError) and not isinstance(cause, WorkerDiedError):
-        return cause
+        return cause  # an EnvError's message holds the environment's own traceback
+    traceback = _COLOUR.sub("", str(error))
     return WorkerDiedError(f"it failed:\n{traceback}")
 
 

@@ -194,6 +194,10 @@ class _LimiterActor:
     def load_state_dict(self, state: Mapping[str, int], held_steps: int = 0) -> None:
         self._limiter.load_state_dict(state, held_steps)
 
+    @ray.method(concurrency_group="stats")
+    def refill(self, held_steps: int) -> None:
+        self._limiter.refill(held_steps)
+
 
 def create_limiter(
     ratio: float | None,

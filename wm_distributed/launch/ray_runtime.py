@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -80,7 +81,6 @@ class RayRuntime:
         self._evaluation_due: int | None = None
         self._env_steps = 0
         self._train_steps = 0
-        self._held_steps = 0
         self._newest_pulse: LearnerPulse | None = None
         self._polled = 0.0
 
@@ -112,10 +112,12 @@ class RayRuntime:
     def poll(self) -> RunStatus:
         time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
         self._polled = time.monotonic()
+        self._cluster.check()
         self._mend()
         self._release_actors()
         self._shards.snapshot_if_due()
-        return self._status(self._evaluate())
+        status = self._status(self._evaluate())
+        return self._last_status(status) if status.finished else status
 
     def evaluate_final(self, episodes: int, which: Which = "best") -> FinalEvaluation:
         self._finish_training()
@@ -137,7 +139,7 @@ class RayRuntime:
             for team in self._everyone():
                 team.kill()
             self._services, self._actors, self._learners, self._evaluator = [], [], [], None
-            self._teams.release()
+            self._shards = RayShards((), 0.0)
             self._cluster.stop()
 
     # ----------------------------------------------------------------------------- beginning
@@ -215,6 +217,7 @@ class RayRuntime:
             self._reload()  # what the others hold already, they drop
         elif team.role == "shard":
             tell_of_revival(pulse, self._plan.replay.durable)
+            self._teams.services.limiter.refill.remote(self._held_steps)
         elif team.role == "limiter":
             since = pulse.counts if pulse else {}
             counts = {name: count + since.get(name, 0) for name, count in last_counts.items()}
@@ -261,7 +264,6 @@ class RayRuntime:
         # While their process is away, the counts stay as they were.
         self._env_steps = max(self._env_steps, int(metrics.get("limiter/env_steps", 0)))
         self._train_steps = int(metrics.get("learner/train_steps", self._train_steps))
-        self._held_steps = int(metrics.get("replay/steps", 0))
         reason = self._schedule.reason_to_end(self._env_steps, self._train_steps, evaluations)
         phase, reports = self._learner_news()
         pulse = self._newest_pulse
@@ -280,6 +282,24 @@ class RayRuntime:
             evaluations=evaluations,
             finished=bool(reason),
             reason=reason,
+        )
+
+    def _last_status(self, status: RunStatus) -> RunStatus:
+        """The status at the end: the learner makes a step or two after a limit was reached."""
+        self._finish_training()
+        for actors in self._actors:
+            actors.kill()
+        for pause in (_POLL_SECONDS, 0.0):  # the first answers were given before
+            for team in (*self._services, *self._learners):
+                team.poll()
+            time.sleep(pause)
+        last = self._status(())
+        return replace(
+            last,
+            evaluations=status.evaluations,
+            reports=(*status.reports, *last.reports),
+            finished=True,
+            reason=status.reason,
         )
 
     def _learner_news(self) -> tuple[str, tuple[TrainReport, ...]]:
@@ -314,10 +334,11 @@ class RayRuntime:
         """Ends learner and actors.
 
         Raises:
-            WmError: One of them has failed.
+            WmError: The learner has failed.
         """
-        for team in (*self._learners, *self._actors):
+        for team in self._learners:
             team.poll()
+        for team in (*self._learners, *self._actors):
             team.kill()
         self._learners, self._actors = [], []
 
@@ -329,6 +350,12 @@ class RayRuntime:
         """Rank 0's newest answer, once every rank is ready."""
         pulses = [team.pulses[0] for team in self._learners if team.ready]
         return cast(LearnerPulse, pulses[0]) if pulses else None
+
+    @property
+    def _held_steps(self) -> int:
+        """Steps in replay, as of the shards' newest answers."""
+        pulses = [pulse for team in self._services for pulse in team.pulses if pulse is not None]
+        return int(sum(pulse.stats.get("replay/steps", 0.0) for pulse in pulses))
 
     def _everyone(self) -> list[Team]:
         evaluator = [self._evaluator.team] if self._evaluator else []

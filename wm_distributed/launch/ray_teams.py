@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
     PlacementGroupSchedulingStrategy,
@@ -33,6 +33,7 @@ from ray.util.scheduling_strategies import (
 
 from replay_service.checks import steps_before_training
 from replay_service.make_shard import make_shard
+from wm_distributed.config import EnvConfig
 from wm_distributed.errors import ConfigError
 from wm_distributed.launch.gateway_token import read_token
 from wm_distributed.launch.plan import Plan
@@ -197,7 +198,7 @@ class RayTeams:
             index,
             launch,
             max_restarts=self._config.actors.max_restarts,
-            hung_seconds=self._config.env.step_timeout_seconds,
+            **env_patience(self._config.env, self._log("actor", index)),
         )
 
     def gateway(self, seed: int) -> Team:
@@ -235,14 +236,8 @@ class RayTeams:
             0,
             launch,
             max_restarts=_MAX_RESTARTS,
-            hung_seconds=self._config.env.step_timeout_seconds,
+            **env_patience(self._config.env, self._log("evaluator", 0)),
         )
-
-    def release(self) -> None:
-        """Gives the learner's place back."""
-        if self._placement is not None:
-            remove_placement_group(self._placement)
-            self._placement = None
 
     def _learner_rank(self, rank: int, begin: Begin) -> Handle:
         assert self._placement is not None, "reserve() comes first"
@@ -297,6 +292,15 @@ class RayTeams:
 
     def _log(self, role: Role, index: int) -> Path | None:
         return self._log_dir / f"{role}-{index}.log" if self._log_dir else None
+
+
+def env_patience(env: EnvConfig, log: Path | None) -> dict[str, Any]:
+    """Limits, as of ``Patience``, of a process that may hang in its environments."""
+    where = f" (its log: {log})" if log else ""
+    return {
+        "hung_seconds": env.step_timeout_seconds,
+        "hung_on": f"no answer from environment {env.id!r}{where}",
+    }
 
 
 def _working(worker: Handle, *arguments: Any) -> RayProcess:

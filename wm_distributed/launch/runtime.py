@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Role = Literal["actor", "gateway", "shard", "limiter", "learner", "server", "evaluator", "search"]
 Which = Literal["newest", "best"]
-Health = Literal["starting", "running", "hung", "restarting", "dead"]
+Health = Literal["starting", "running", "restarting"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class ProcessStatus:
         index: Number within its role, from 0.
         node: Host name of its machine.
         pid: Process id there; 0 while it is being started.
-        health: Whether it answers.
+        health: Whether it answers; one that hangs is ended and started again.
         restarts: How often it was started again since the run (or the resumed run) began.
         stats: Its own values by the names of ``metrics.py``, among them ``run/cpu_seconds`` and
             ``run/rss_bytes``.
@@ -69,6 +69,7 @@ class Evaluation:
         results: One for each episode.
         frames: One more episode as a video ``uint8 (T, H, W, 3)``; None where not asked for or
             where the environment cannot draw.
+        no_video: Why an environment that can draw has failed to; empty: it has not.
         recorded: Result of the recorded part of that episode.
         phase: Name of the population search that it belongs to; empty: to none.
         island: Number of the island there.
@@ -81,6 +82,7 @@ class Evaluation:
     version: int
     results: tuple[EpisodeResult, ...]
     frames: Array | None = None
+    no_video: str = ""
     recorded: EpisodeResult | None = None
     phase: str = ""
     island: int = 0

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 import ray
@@ -80,6 +79,7 @@ class RaySearchRuntime:
     def poll(self) -> RunStatus:
         time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
         self._polled = time.monotonic()
+        self._cluster.check()
         self._mend()
         teams = self._everyone()
         further = [
@@ -103,8 +103,7 @@ class RaySearchRuntime:
         max_failures = self._search.plan.config.env.max_restarts
         self._player = player = RayEvaluator(self._teams.player(), max_failures)
         video = player.wait("record", self._solution)
-        agent = self._search.agent_evaluation(results, self._status.decisions)
-        agent = replace(agent, frames=video.frames, recorded=video.recorded)
+        agent = self._search.agent_evaluation(results, self._status.decisions, video)
         return FinalEvaluation(agent, player.wait("random", episodes))
 
     def solution(self) -> Array:

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from wm_distributed.errors import ConfigError
 from wm_distributed.launch.ray_cluster import free_resources
 from wm_distributed.launch.ray_handles import RayProcess
+from wm_distributed.launch.ray_teams import env_patience
 from wm_distributed.launch.runtime import Role
 from wm_distributed.launch.search_plan import SearchPlan
 from wm_distributed.launch.search_workers import (
@@ -137,8 +138,8 @@ class SearchTeams:
     def _team(
         self, role: Role, index: int, launch: Callable[[int], Sequence[Process]], max_restarts: int
     ) -> Team:
-        hung_seconds = self._search.plan.config.env.step_timeout_seconds
-        patience = Patience(max_restarts=max_restarts, hung_seconds=hung_seconds)
+        limits = env_patience(self._search.plan.config.env, self._log(role, index))
+        patience = Patience(max_restarts=max_restarts, **limits)
         return Team(role, index, launch, patience, rng=self._rng)
 
     def _log(self, role: str, index: int) -> Path | None:

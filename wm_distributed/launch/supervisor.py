@@ -69,6 +69,7 @@ class Patience:
     Attributes:
         max_restarts: Restarts before the run ends.
         hung_seconds: ``Pulse.busy_seconds`` that count as hung.
+        hung_on: What is missing then, for the message.
         silent_seconds: Time without an answer that counts as hung.
         start_seconds: Time for a new process until it is ready.
         backoff_seconds: Pause before the first restart; doubles with each that follows soon.
@@ -78,6 +79,7 @@ class Patience:
 
     max_restarts: int
     hung_seconds: float = 60.0
+    hung_on: str = "no progress"
     silent_seconds: float = 120.0
     start_seconds: float = 300.0
     backoff_seconds: float = 0.5
@@ -276,7 +278,7 @@ class _Member:
         if pulse is not None:
             self.pulse, self._heard_at = pulse, now
             if pulse.busy_seconds > patience.hung_seconds:
-                return f"hangs: no progress for {pulse.busy_seconds:.0f} s"
+                return f"hangs: {patience.hung_on} for {pulse.busy_seconds:.0f} s"
         age, silence = now - self._launched_at, now - self._heard_at
         if self.pulse is None or not self.pulse.ready:
             if age > patience.start_seconds:

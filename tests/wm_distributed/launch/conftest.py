@@ -41,7 +41,9 @@ def status(env_steps: int, **changes: Any) -> RunStatus:
             restarts=1,
             stats={"actor/env_steps": env_steps, "actor/env_steps_per_second": 50.0},
         ),
-        ProcessStatus(role="learner", index=0, node="here", pid=12, health="hung", restarts=0),
+        ProcessStatus(
+            role="learner", index=0, node="here", pid=12, health="restarting", restarts=0
+        ),
     )
     metrics = {
         "actor/return_mean": env_steps / 10,
@@ -82,9 +84,10 @@ def story() -> list[RunStatus]:
 class FakeRuntime:
     """Gives the statuses one by one; ``calls`` says what was asked of it."""
 
-    def __init__(self, statuses: list[RunStatus | WmError | Callable[[], RunStatus]]) -> None:
+    def __init__(self, statuses: list[RunStatus | Exception | Callable[[], RunStatus]]) -> None:
         self.statuses = list(statuses)
         self.calls: list[str] = []
+        self.on_start: Callable[[], None] = lambda: None
         self.start_error: WmError | None = None
         self.stop_error: WmError | None = None
         self.on_evaluate: Callable[[], None] = lambda: None
@@ -93,13 +96,14 @@ class FakeRuntime:
 
     def start(self) -> None:
         self.calls.append("start")
+        self.on_start()
         if self.start_error:
             raise self.start_error
 
     def poll(self) -> RunStatus:
         self.calls.append("poll")
         item = self.statuses.pop(0)
-        if isinstance(item, WmError):
+        if isinstance(item, Exception):
             raise item
         return item() if callable(item) else item
 

@@ -29,6 +29,15 @@ class Driven:
         console = Console(file=self.file, width=120)
         return drive(self.config, self.run_dir, self.runtime, console)
 
+    def saves_a_checkpoint(self) -> None:
+        """Has the runtime leave one when it is stopped."""
+
+        def save() -> None:
+            self.run_dir.checkpoints.mkdir()
+            (self.run_dir.checkpoints / "step-000000600.json").touch()
+
+        self.runtime.on_stop = save
+
     @property
     def printed(self) -> str:
         return self.file.getvalue()
@@ -117,6 +126,7 @@ def test_one_ctrl_c_stops_with_a_checkpoint_and_says_how_to_go_on(
         return make_status(150)
 
     driven.runtime.statuses.insert(1, poll)
+    driven.saves_a_checkpoint()
     assert driven() == INTERRUPTED
     assert driven.runtime.calls == ["start", "poll", "poll", "stop with checkpoint", "stop"]
     assert driven.state == "stopped"
@@ -137,6 +147,15 @@ def test_a_second_ctrl_c_stops_now(driven: Driven) -> None:
     assert "stop with checkpoint" not in driven.runtime.calls
     assert driven.runtime.calls[-1] == "stop"
     assert read_json(driven.run_dir.status)["reason"] == "at once, without a checkpoint"
+    assert "To go on" not in driven.printed  # there is nothing to go on from
+
+
+def test_ctrl_c_while_the_run_starts_does_not_wait_for_it(driven: Driven) -> None:
+    driven.runtime.on_start = interrupt
+    assert driven() == INTERRUPTED
+    assert driven.runtime.calls == ["start", "stop"]
+    assert "Stopping; training has not begun." in driven.printed
+    assert driven.state == "stopped"
 
 
 def test_a_second_ctrl_c_while_the_checkpoint_is_saved_stops_now(
@@ -163,12 +182,23 @@ def test_ctrl_c_in_the_final_evaluation_leaves_it_out_and_keeps_the_checkpoint(
 
 def test_an_error_of_the_run_saves_what_can_be_saved_and_is_raised(driven: Driven) -> None:
     driven.runtime.statuses[1] = WorkerDiedError("actor 1 died: Traceback …")
+    driven.saves_a_checkpoint()
     with pytest.raises(WorkerDiedError, match="actor 1 died"):
         driven()
     assert driven.runtime.calls == ["start", "poll", "poll", "stop with checkpoint", "stop"]
     assert driven.state == "failed"
     assert read_json(driven.run_dir.status)["reason"] == "actor 1 died: Traceback …"
     assert "actor 1 died" in driven.run_dir.log.read_text()
+    assert f"mended: wm-distributed resume {driven.run_dir.path}" in driven.printed
+
+
+def test_an_error_that_stopping_meets_again_is_not_told_twice(driven: Driven) -> None:
+    driven.runtime.statuses[1] = WmError("no batch came: Traceback …")
+    driven.runtime.stop_error = WmError("no batch came: Traceback …")
+    with pytest.raises(WmError, match="no batch came"):
+        driven()
+    assert "no batch came" not in driven.printed  # the command line prints what is raised
+    assert "To go on" not in driven.printed
 
 
 def test_a_second_error_while_saving_does_not_hide_the_first(driven: Driven) -> None:
@@ -188,14 +218,13 @@ def test_an_error_at_the_start_ends_everything(driven: Driven) -> None:
     assert driven.state == "failed"
 
 
-def test_a_bug_ends_the_processes_too(driven: Driven) -> None:
-    def poll() -> RunStatus:
-        raise ZeroDivisionError
-
-    driven.runtime.statuses[1] = poll
+def test_a_bug_ends_the_processes_too_with_a_checkpoint_and_a_true_state(driven: Driven) -> None:
+    driven.runtime.statuses[1] = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         driven()
-    assert driven.runtime.calls[-1] == "stop"
+    assert driven.runtime.calls[-2:] == ["stop with checkpoint", "stop"]
+    assert driven.state == "failed"
+    assert read_json(driven.run_dir.status)["reason"] == "ZeroDivisionError"
 
 
 def test_a_full_disk_ends_the_run_with_a_checkpoint_attempt(
@@ -210,6 +239,19 @@ def test_a_full_disk_ends_the_run_with_a_checkpoint_attempt(
         driven()
     assert driven.runtime.calls[-2:] == ["stop with checkpoint", "stop"]
     assert driven.state == "failed"
+
+
+def test_a_full_disk_hides_no_checkpoint_behind_the_status(driven: Driven) -> None:
+    def poll() -> RunStatus:
+        driven.run_dir.status.unlink()
+        driven.run_dir.status.mkdir()  # so that it can no longer be replaced
+        raise RunDirError("metrics.jsonl: No space left on device")
+
+    driven.runtime.statuses.insert(1, poll)
+    with pytest.raises(RunDirError, match=r"metrics\.jsonl: No space left"):
+        driven()
+    assert driven.runtime.calls[-2:] == ["stop with checkpoint", "stop"]
+    assert "cannot write" in driven.printed
 
 
 def test_a_resumed_run_counts_the_time_before(driven: Driven) -> None:

@@ -34,6 +34,13 @@ class FailingEnv(CountingEnv):
         return super().step(action)
 
 
+class UndrawnEnv(CountingEnv):
+    """Cannot be drawn on this machine."""
+
+    def render(self) -> Any:
+        raise RuntimeError("no display")
+
+
 def with_(config: RunConfig[Any], **sections: dict[str, Any]) -> RunConfig[Any]:
     """The configuration with some fields of some sections replaced."""
     changed = {
@@ -219,4 +226,25 @@ def test_an_environment_that_keeps_failing_ends_the_run_with_its_own_error(tmp_p
     runtime = open_runtime(config, tmp_path)
     with pytest.raises(EnvError, match="the pole fell off"):
         run(runtime)
+    runtime.stop(checkpoint=False)
+
+
+def test_an_environment_that_fails_to_draw_costs_the_video_alone(tmp_path: Path) -> None:
+    config = with_(counting_preset(), env={"id": f"{__name__}:UndrawnEnv"}, stop={"env_steps": 100})
+    runtime = open_runtime(config, tmp_path)
+    run(runtime)
+    agent = runtime.evaluate_final(4).agent
+    runtime.stop(checkpoint=True)
+    assert len(agent.results) == 4
+    assert agent.frames is None
+    assert "render() failed" in agent.no_video
+    assert "no display" in agent.no_video
+
+
+def test_what_is_trained_is_saved_before_the_final_evaluation_begins(tmp_path: Path) -> None:
+    runtime = open_runtime(with_(counting_preset(), stop={"env_steps": 200}), tmp_path)
+    last = run(runtime)[-1]
+    (manifest,) = (tmp_path / "checkpoints").glob("step-*.json")
+    assert f"{last.train_steps:09d}" in manifest.name
+    assert last.reports
     runtime.stop(checkpoint=False)

@@ -28,10 +28,12 @@ def test_the_first_asks_and_the_second_raises(number: signal.Signals) -> None:
 
 
 def test_inside_at_once_the_first_raises_and_is_still_the_first() -> None:
-    interrupts = Interrupts(lambda _: None)
+    said: list[str] = []
+    interrupts = Interrupts(said.append)
     with interrupts.installed():
-        with pytest.raises(KeyboardInterrupt), interrupts.at_once():
+        with pytest.raises(KeyboardInterrupt), interrupts.at_once("Stopping here."):
             send()
+        assert said == ["Stopping here."]
         assert interrupts.asked
         with pytest.raises(KeyboardInterrupt):
             send()

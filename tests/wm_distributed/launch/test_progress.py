@@ -94,7 +94,7 @@ def test_a_terminal_gets_the_whole_picture(
         "4.1, aimed 4",
         "train 20.00  eval 30.00 ± 0.00  ▁█",
         "actors 25 % (ratio), learner 4 % (data)",
-        "1 running, 1 hung; 1 recoveries",
+        "1 running, 1 restarting; 1 recoveries",
         "Ctrl-C",
     ):
         assert expected in last, expected

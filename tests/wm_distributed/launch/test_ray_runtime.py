@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from wm_distributed.config import RunConfig
+from wm_distributed.config import RunConfig, StopConfig
 from wm_distributed.errors import EnvError
 from wm_distributed.launch.inline_runtime import InlineRuntime
+from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.ray_runtime import RayRuntime
 from wm_distributed.launch.reaper import marked_processes
@@ -169,6 +170,42 @@ def test_the_final_evaluation_plays_the_weights_that_were_evaluated_best(run: Wa
 
 
 # ------------------------------------------------------------------------ runs of their own
+
+
+def test_a_run_goes_on_when_all_of_replay_is_lost_and_ends_with_its_last_counts(
+    tmp_path: Path,
+) -> None:
+    config = with_(
+        counting_preset(),
+        actors={"num_actors": 1, "envs_per_actor": 4},
+        replay={"num_shards": 1, "durable": False, "min_size": 400},
+        eval={"every_env_steps": 0},
+        stop={"env_steps": None, "wall_seconds": 10_000.0},
+    )
+    runtime = RayRuntime(preflight(config, tmp_path), resume=False)
+    run = Watched(runtime)
+    try:
+        runtime.start()
+        before = run.progress()
+        os.kill(processes(before, "shard")[0].pid, signal.SIGKILL)
+        run.until(lambda s: processes(s, "shard")[0].restarts == 1)
+        after = run.progress()
+        # Only the steps after the first and the second filling are trained on.
+        trained_on = after.metrics["limiter/trained_steps"] / after.metrics["limiter/ratio"]
+        assert after.metrics["limiter/env_steps"] - trained_on == pytest.approx(800, abs=150)
+        runtime._schedule = Schedule(StopConfig(env_steps=None, train_steps=1), config.eval)
+        last = runtime.poll()
+        assert last.finished
+        newest = json.loads(sorted((tmp_path / "checkpoints").glob("step-*.json"))[-1].read_text())
+        assert newest["counters"]["train_steps"] == last.train_steps
+        assert last.env_steps == last.metrics["limiter/env_steps"]
+        ahead = last.metrics["limiter/trained_steps"] - last.train_steps * 4 * 6
+        assert 0 <= ahead <= 4 * 4 * 6  # batches that are prefetched
+        runtime.stop(checkpoint=True)
+        runtime.stop(checkpoint=True)  # as after an error in the files that are written then
+    finally:
+        runtime.stop(checkpoint=False)
+
 
 DRIVER = """
 import sys

@@ -81,7 +81,7 @@ def test_a_living_run_is_shown_with_all_its_processes(
     assert "phase train, 1,234 env steps, 4,936 train steps, 1:05 of training" in printed
     row = ["actor", "0", "11", "running,", "1", "restarts", "–", "–", "50", "steps/s"]
     assert shown_row(printed, "actor") == row
-    assert shown_row(printed, "learner")[3] == "hung"
+    assert shown_row(printed, "learner")[3] == "restarting"
 
 
 def test_machines_are_named_where_there_are_several(

@@ -28,7 +28,7 @@ class FakeProcess:
 class Bench:
     """A team, everything that it launched, and the time."""
 
-    def __init__(self, size: int = 1, **patience: float) -> None:
+    def __init__(self, size: int = 1, **patience: float | str) -> None:
         self.now = 0.0
         self.launched: list[list[FakeProcess]] = []
         self.size = size
@@ -129,6 +129,14 @@ def test_a_process_that_waits_too_long_for_something_is_ended_and_started_again(
     bench.team.poll()
     assert first.killed
     bench.poll_until(lambda: len(bench.launched) == 2)
+
+
+def test_a_hung_process_is_named_with_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(hung_seconds=10.0, hung_on="no answer from environment 'x' (its log: actor-3)")
+    bench.process().answer = Pulse(node="here", pid=1, busy_seconds=11.0)
+    bench.team.poll()
+    expected = "actor 3: hangs: no answer from environment 'x' (its log: actor-3) for 11 s"
+    assert expected in caplog.text
 
 
 def test_a_silent_process_is_ended_after_its_time() -> None:
