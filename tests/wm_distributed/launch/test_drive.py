@@ -112,8 +112,8 @@ def test_the_summary_holds_the_result(driven: Driven) -> None:
 def test_the_end_shows_the_agent_beside_the_random_policy(driven: Driven) -> None:
     driven()
     rows = [line.split() for line in driven.printed.splitlines()]
-    assert ["trained", "agent", "100.0", "10.0", "90.0", "110.0", "10", "2"] in rows
-    assert ["random", "policy", "22.0", "2.0", "20.0", "24.0", "10", "2"] in rows
+    assert ["trained", "agent", "100.00", "10.00", "90.00", "110.00", "10", "2"] in rows
+    assert ["random", "policy", "22.00", "2.00", "20.00", "24.00", "10", "2"] in rows
     assert f"{driven.run_dir.path} holds" in driven.printed
     assert "curves.png" in driven.printed
 
