@@ -112,7 +112,7 @@ class _Run:
         _LOGGER.info("starting %s", self._config)
         self._status_file.write_state("starting")
         self._progress.waiting(_starting(self._config))
-        with interrupts.at_once("Stopping; training has not begun."):
+        with interrupts.answering("Stopping when the start has ended. Ctrl-C again: stop now."):
             self._runtime.start()
         self._run_dir.save_config(self._config)  # a resumed run's too, now that it is accepted
         self._history.begin()
@@ -128,7 +128,8 @@ class _Run:
         self._progress.note(f"Training ends: {self._status.reason}.")
         self._progress.waiting("Evaluating the agent and the random policy …")
         try:
-            with interrupts.at_once("Stopping without the evaluation. Ctrl-C again: at once."):
+            answer = "Stopping without the evaluation. Ctrl-C again: stop now."
+            with interrupts.answering(answer, at_once=True):
                 return self._runtime.evaluate_final(self._config.eval.final_episodes)
         except KeyboardInterrupt:
             return None

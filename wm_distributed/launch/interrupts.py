@@ -11,16 +11,17 @@ from types import FrameType
 class Interrupts:
     """Counts SIGINT and SIGTERM while :meth:`installed`.
 
-    The first sets ``asked``, which the loop looks at; inside :meth:`at_once` it also raises
-    KeyboardInterrupt, because nothing there is worth waiting for. The second raises
-    KeyboardInterrupt wherever the program is. A third ends the process on the spot.
+    The first sets ``asked``, which the loop looks at; where nothing is worth waiting for, it also
+    raises KeyboardInterrupt (see :meth:`answering`). The second raises KeyboardInterrupt wherever
+    the program is. A third ends the process on the spot.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """Takes the function that shows a line to the user."""
         self.asked = False
         self._say = say
-        self._at_once = ""
+        self._answer = "Stopping with a checkpoint. Ctrl-C again: stop now, without one."
+        self._at_once = False
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -34,17 +35,19 @@ class Interrupts:
                 signal.signal(number, handler)
 
     @contextmanager
-    def at_once(self, answer: str) -> Iterator[None]:
-        """Inside the block the first signal raises, too.
+    def answering(self, answer: str, *, at_once: bool = False) -> Iterator[None]:
+        """Inside the block the first signal is answered differently.
 
         Args:
-            answer: What the user is told then.
+            answer: What the user is told.
+            at_once: Whether the signal raises, too.
         """
-        self._at_once = answer
+        before = self._answer, self._at_once
+        self._answer, self._at_once = answer, at_once
         try:
             yield
         finally:
-            self._at_once = ""
+            self._answer, self._at_once = before
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         second, self.asked = self.asked, True
@@ -52,7 +55,6 @@ class Interrupts:
             signal.signal(number, signal.SIG_DFL)
             self._say("Stopping now.")
             raise KeyboardInterrupt
+        self._say(self._answer)
         if self._at_once:
-            self._say(self._at_once)
             raise KeyboardInterrupt
-        self._say("Stopping with a checkpoint. Ctrl-C again: stop now, without one.")

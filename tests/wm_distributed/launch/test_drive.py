@@ -150,11 +150,11 @@ def test_a_second_ctrl_c_stops_now(driven: Driven) -> None:
     assert "To go on" not in driven.printed  # there is nothing to go on from
 
 
-def test_ctrl_c_while_the_run_starts_does_not_wait_for_it(driven: Driven) -> None:
+def test_ctrl_c_while_the_run_starts_says_that_it_waits_for_it(driven: Driven) -> None:
     driven.runtime.on_start = interrupt
     assert driven() == INTERRUPTED
-    assert driven.runtime.calls == ["start", "stop"]
-    assert "Stopping; training has not begun." in driven.printed
+    assert driven.runtime.calls == ["start", "stop with checkpoint", "stop"]
+    assert "Stopping when the start has ended." in driven.printed
     assert driven.state == "stopped"
 
 

@@ -31,7 +31,7 @@ def test_inside_at_once_the_first_raises_and_is_still_the_first() -> None:
     said: list[str] = []
     interrupts = Interrupts(said.append)
     with interrupts.installed():
-        with pytest.raises(KeyboardInterrupt), interrupts.at_once("Stopping here."):
+        with pytest.raises(KeyboardInterrupt), interrupts.answering("Stopping here.", at_once=True):
             send()
         assert said == ["Stopping here."]
         assert interrupts.asked
