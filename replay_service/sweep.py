@@ -65,7 +65,7 @@ class SweepReader:
         """
         begin = time.monotonic()
         try:
-            return self._next(begin + self._timeout)
+            return self._next()
         finally:
             self._waited["transfer"] += time.monotonic() - begin
 
@@ -91,10 +91,11 @@ class SweepReader:
                 )
         self._begun = True
 
-    def _next(self, deadline: float) -> SequenceBatch:
+    def _next(self) -> SequenceBatch:
         if not self._begun:
             self._begin()
         self._settle_updates()
+        deadline = time.monotonic() + self._timeout
         while self._shard < len(self._group):
             sequences = self._ask(deadline)
             count = 0 if sequences is None else len(sequences.rows)
