@@ -30,7 +30,7 @@ from wm_distributed.families.iris.actor_critic import Trajectory, actor_critic_l
 from wm_distributed.families.iris.config import ACTOR_CRITIC, TOKENIZER, WORLD_MODEL, IrisConfig
 from wm_distributed.families.iris.policy import IrisPolicy
 from wm_distributed.families.iris.presets import catch
-from wm_distributed.families.iris.steps import to_pixels, transitions
+from wm_distributed.families.iris.steps import Transitions, to_pixels, transitions
 from wm_distributed.families.iris.trainable import IrisTrainable
 from wm_distributed.nets.optim import FlatOptimizer
 from wm_distributed.ops.categorical import sample_index
@@ -156,9 +156,10 @@ def outcome_accuracy(trainable: IrisTrainable, data: Data) -> str:
     steps, model = transitions(batch), trainable.model
     tokens = model.acting.tokenizer.encode(to_pixels(batch.obs()["image"]))
     with torch.no_grad():
-        out = model.world_model(tokens[:, :-1], steps.action, steps.segment)[:, :, -1]
-        reward = model.world_model.reward(out).argmax(-1)
-        end = model.world_model.end(out).squeeze(-1) > 0
+        out = model.world_model(tokens[:, :-1], steps.action, steps.segment)
+        reward_logits, end_logits = model.world_model.outcomes(out)
+    reward, end = reward_logits.argmax(-1), end_logits > 0
+    steps = Transitions(*(column[:, : end.shape[1]] for column in steps))
     last = (steps.end > 0) & steps.valid
     other = ~last & steps.valid
     return (

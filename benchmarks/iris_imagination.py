@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=10)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = WorldModel(WorldModelConfig(), TOKENS, VOCABULARY, ACTIONS).eval()
+    codes = torch.randn(VOCABULARY, WorldModelConfig().width)
+    model = WorldModel(WorldModelConfig(), TOKENS, lambda: codes, ACTIONS).eval()
     tokens = torch.randint(VOCABULARY, (args.batch, TOKENS))
     rates = {}
     for name, imagine in (("cache", with_cache), ("prefix", without_cache)):

@@ -93,9 +93,18 @@ class WorldModelConfig:
     """Attention heads."""
     width: Count = 256
     """Size of an embedding."""
-    positions: Literal["absolute", "factored"] = "absolute"
-    """One embedding a position (the paper), or the sum of its block's and its place's within the
-    block, so that what is learned at one block holds at the others."""
+    embeddings: Literal["learned", "codes"] = "learned"
+    """One embedding a token (the paper), or a linear map of the token's code, so that tokens that
+    look alike are alike from the start."""
+    positions: Literal["absolute", "relative"] = "absolute"
+    """One embedding a position (the paper), or one a place in the block and a bias of attention
+    for each distance, so that what is learned at one block holds at the others."""
+    outcomes: Literal["action", "frame"] = "action"
+    """Where reward and end are read: at the action that leads to them (the paper), or at the last
+    token of the frame that they arrive with, where no motion has to be foreseen."""
+    first_frames: bool = True
+    """Whether frames with none before them in their segment are learned, too (the paper); in
+    imagination they are always given. Source: Cohen et al. (2024) leave the first ones out."""
     dropout: Decay = 0.1
     """Share of embeddings, attention weights and residuals dropped in training."""
     refill_blocks: Count = 1

@@ -1,9 +1,10 @@
 """The world model rolled out, one token after the other, with remembered keys and values.
 
-A step feeds the last frame's last token and the action, which gives the reward, the end and the
-next frame's first token; then every token is fed to get the one after it: K passes a step. When no
-further step fits into the window, it is forgotten and filled again with the newest blocks: the last
-frame alone, as published, or some more (``WorldModelConfig.refill_blocks``).
+A step feeds the action, which gives the next frame's first token; then every token is fed to get
+the one after it: K + 1 passes a step. Reward and end are read at the first pass or at the last
+(``WorldModelConfig.outcomes``). When no further step fits into the window, it is forgotten and
+filled again with the newest blocks: the last frame alone, as published, or some more
+(``WorldModelConfig.refill_blocks``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wm_distributed.families.iris.steps import segments
-from wm_distributed.families.iris.transformer import Cache, causal
+from wm_distributed.families.iris.transformer import Cache
 from wm_distributed.families.iris.world_model import WorldModel
 from wm_distributed.ops.categorical import sample_index
 
@@ -79,15 +80,14 @@ class Imagination:
         """Takes an action ``int64 (B,)`` and imagines the frame after it."""
         if self._cache.size + self._model.block > self._model.max_positions:
             self._fill()
-        pair = [self._model.tokens(self.tokens[:, -1]), self._model.actions(action)]
-        out = self._run(torch.stack(pair, dim=1))[:, -1]
-        tokens = [self._sample(out)]
+        outputs = [self._run(self._model.actions(action))]
+        tokens: list[Tensor] = []
         while len(tokens) < self._model.num_tokens:
-            embedded = self._model.tokens(tokens[-1]).unsqueeze(1)
-            tokens.append(self._sample(self._run(embedded)[:, -1]))
+            tokens.append(self._sample(outputs[-1]))
+            outputs.append(self._run(self._model.tokens(tokens[-1])))
         self._append(torch.stack(tokens, dim=1), action)
-        end = self._model.end(out).float().squeeze(-1)
-        return Prediction(self.tokens, self._model.reward(out).float(), end)
+        reward, end = self._model.outcomes_at(outputs[-1 if self._model.late_outcomes else 0])
+        return Prediction(self.tokens, reward, end)
 
     def _sample(self, out: Tensor) -> Tensor:
         return sample_index(self._model.next_token(out), self._generator)
@@ -103,25 +103,21 @@ class Imagination:
             del history[: max(0, len(history) - kept)]
 
     def _run(self, embedded: Tensor) -> Tensor:
-        """Feeds n embeddings ``(B, n, width)``, which see all that came before them."""
-        count, size = embedded.shape[1], self._cache.size
-        allowed = self._usable[:, : size + count] if self._usable is not None else None
-        if allowed is not None:
-            allowed = allowed[:, None, None]
-        if count > 1:
-            past = causal(size + count, embedded.device)[size:]
-            allowed = past if allowed is None else allowed & past
-        return self._model.run(embedded, allowed, self._cache)
+        """Feeds embeddings ``(B, width)`` of one position; its output sees all before it."""
+        allowed = None
+        if self._usable is not None:
+            allowed = self._usable[:, None, None, : self._cache.size + 1]
+        return self._model.run(embedded.unsqueeze(1), allowed, self._cache).squeeze(1)
 
     @torch.no_grad()
     def _fill(self) -> None:
-        """Fills an empty window with the history, but for the last frame's last token."""
+        """Fills an empty window with the history."""
         model, device = self._model, self.tokens.device
         self._cache = Cache(len(model.transformer.layers), model.max_positions)
         segment = torch.stack(self._segments, dim=1)  # (B, r)
         frames = torch.stack(self._frames, dim=1)
         actions = torch.stack([*self._actions, torch.zeros_like(segment[:, 0])], dim=1)
-        embedded = model.embed(frames, actions)[:, :-2]
+        embedded = model.embed(frames, actions)[:, :-1]  # the last action is not known
         count = embedded.shape[1]
         self._usable: Tensor | None = None
         if (segment != segment[:, -1:]).any():
@@ -130,5 +126,4 @@ class Imagination:
                 len(segment), model.max_positions, dtype=torch.bool, device=device
             )
             self._usable[:, :count] = same
-        if count:
-            model.run(embedded, model.visible(segment)[..., :count, :count], self._cache)
+        model.run(embedded, model.visible(segment)[..., :count, :count], self._cache)

@@ -42,7 +42,10 @@ class IrisModel(nn.Module):
         self.acting = ActingModel(config, env_spaces)
         tokenizer = self.acting.tokenizer
         self.world_model = WorldModel(
-            config.world_model, tokenizer.num_tokens, tokenizer.vocabulary, self.acting.num_actions
+            config.world_model,
+            tokenizer.num_tokens,
+            lambda: tokenizer.codebook.codes,
+            self.acting.num_actions,
         )
         self.value = nn.Linear(config.actor_critic.units, 1)
         nn.init.zeros_(self.value.weight)

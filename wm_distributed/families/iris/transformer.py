@@ -54,8 +54,9 @@ class Transformer(nn.Module):
 
         Args:
             x: Embeddings of n positions, which follow those in the cache.
-            allowed: ``bool (B or 1, 1, n, m)``: which of the m positions so far (those in the
-                cache, then the new ones) each new one sees; None: all.
+            allowed: Which of the m positions so far (those in the cache, then the new ones) each
+                new one sees, ``bool``, or a bias of attention, both ``(B or 1, heads or 1, n, m)``;
+                None: all.
             cache: What came before, to which the new positions are added.
         """
         x = self.drop(x)

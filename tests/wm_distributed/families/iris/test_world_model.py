@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,9 +13,13 @@ K, V, A, B, T = 3, 7, 4, 2, 5
 CONFIG = WorldModelConfig(blocks=T, layers=2, heads=2, width=8, dropout=0.0)
 
 
-@pytest.fixture
-def model() -> WorldModel:
-    model = WorldModel(CONFIG, K, V, A).eval()
+@pytest.fixture(params=["absolute", "relative"])
+def model(request: pytest.FixtureRequest) -> WorldModel:
+    return random_model(replace(CONFIG, positions=request.param))
+
+
+def random_model(config: WorldModelConfig) -> WorldModel:
+    model = WorldModel(config, K, lambda: torch.zeros(V, 2), A).eval()
     for param in model.parameters():
         torch.nn.init.normal_(param, std=0.5)
     return model
@@ -57,36 +64,85 @@ def test_an_episode_does_not_see_the_one_before_it(model: WorldModel) -> None:
     assert moved.tolist() == [True, True, True, False, False]
 
 
-def test_losses_equal_a_naive_loop(model: WorldModel) -> None:
-    tokens = torch.randint(V, (B, T + 1, K))
-    steps = Transitions(
+@pytest.fixture
+def tokens() -> Tensor:
+    return torch.randint(2, (B, T + 1, K))  # of two kinds, so that many stay as they are
+
+
+@pytest.fixture
+def steps() -> Transitions:
+    return Transitions(
         action=torch.randint(A, (B, T)),
         segment=torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]),
         valid=torch.tensor([[True, True, False, True, True], [True] * 5]),
         reward_class=torch.randint(3, (B, T)),
         end=torch.randint(2, (B, T)).float(),
     )
+
+
+def test_token_loss_equals_a_naive_loop(
+    model: WorldModel, tokens: Tensor, steps: Transitions
+) -> None:
     found, _ = world_model_losses(model, tokens, steps)
-    out = model(tokens[:, :-1], steps.action, steps.segment)
-    errors: dict[str, list[Tensor]] = {"tokens": [], "reward": [], "end": []}
+    out = model.next_token(model(tokens[:, :-1], steps.action, steps.segment)).log_softmax(-1)
+    errors = []
     for b in range(B):
         for t in range(T):
-            for k in range(K - 1):  # token k + 1 of the same frame
-                logits = model.next_token(out[b, t, k]).log_softmax(-1)
-                errors["tokens"].append(-logits[tokens[b, t, k + 1]])
+            errors += [-out[b, t, k, tokens[b, t, k + 1]] for k in range(K - 1)]
+            if steps.valid[b, t]:
+                errors.append(-out[b, t, K, tokens[b, t + 1, 0]])
+    torch.testing.assert_close(found["tokens"], torch.stack(errors).mean())
+
+
+def test_without_first_frames_only_tokens_of_frames_after_others_count(
+    tokens: Tensor, steps: Transitions
+) -> None:
+    model = random_model(replace(CONFIG, first_frames=False))
+    found, figures = world_model_losses(model, tokens, steps)
+    out = model.next_token(model(tokens[:, :-1], steps.action, steps.segment))
+    errors, right = [], []
+    for b in range(B):
+        for t in range(T):  # the transition from frame t to frame t + 1
             if not steps.valid[b, t]:
                 continue
-            acted = out[b, t, K]
-            errors["tokens"].append(-model.next_token(acted).log_softmax(-1)[tokens[b, t + 1, 0]])
-            errors["reward"].append(-model.reward(acted).log_softmax(-1)[steps.reward_class[b, t]])
-            chance = model.end(acted).squeeze(-1).sigmoid()
-            errors["end"].append(-(chance if steps.end[b, t] else 1 - chance).log())
-    for name, values in errors.items():
-        torch.testing.assert_close(found[name], torch.stack(values).mean(), msg=name)
+            for k in range(K if t + 1 < T else 1):
+                logits = out[b, t + 1, k - 1] if k else out[b, t, K]
+                true = int(tokens[b, t + 1, k])
+                errors.append(-logits.log_softmax(-1)[true])
+                if true != tokens[b, t, k]:
+                    right.append(float(logits.argmax() == true))
+    torch.testing.assert_close(found["tokens"], torch.stack(errors).mean())
+    expected = torch.tensor(right).mean()
+    torch.testing.assert_close(figures["changed_token_accuracy"], expected)
+    assert 0 < len(right) < len(errors)
+    model.first_frames = True  # changes what is learned, but not what counts as changed
+    other, figures = world_model_losses(model, tokens, steps)
+    assert other["tokens"] != found["tokens"]
+    torch.testing.assert_close(figures["changed_token_accuracy"], expected)
+
+
+@pytest.mark.parametrize("outcomes", ["action", "frame"])
+def test_outcomes_are_read_at_the_action_or_at_the_end_of_the_next_frame(
+    tokens: Tensor, steps: Transitions, outcomes: Literal["action", "frame"]
+) -> None:
+    model = random_model(replace(CONFIG, outcomes=outcomes))
+    out = model(tokens[:, :-1], steps.action, steps.segment)
+    found, _ = world_model_losses(model, tokens, steps)
+    late = outcomes == "frame"
+    rewards, ends = [], []
+    for b in range(B):
+        for t in range(T - late):
+            if steps.valid[b, t]:
+                told = out[b, t + 1, K - 1] if late else out[b, t, K]
+                chance = model.end(told).squeeze(-1).sigmoid()
+                rewards.append(-model.reward(told).log_softmax(-1)[steps.reward_class[b, t]])
+                ends.append(-(chance if steps.end[b, t] else 1 - chance).log())
+    torch.testing.assert_close(found["reward"], torch.stack(rewards).mean())
+    torch.testing.assert_close(found["end"], torch.stack(ends).mean())
 
 
 def test_published_sizes_have_the_published_window_and_as_many_parameters() -> None:
     with torch.device("meta"):
-        model = WorldModel(WorldModelConfig(), 16, 512, 4)
+        model = WorldModel(WorldModelConfig(), 16, lambda: torch.empty(512, 512), 4)
     assert model.max_positions == 340
     assert sum(param.numel() for param in model.parameters()) == 8_447_236
