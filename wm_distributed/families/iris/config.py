@@ -102,9 +102,6 @@ class WorldModelConfig:
     outcomes: Literal["action", "frame"] = "action"
     """Where reward and end are read: at the action that leads to them (the paper), or at the last
     token of the frame that they arrive with, where no motion has to be foreseen."""
-    first_frames: bool = True
-    """Whether frames with none before them in their segment are learned, too (the paper); in
-    imagination they are always given. Source: Cohen et al. (2024) leave the first ones out."""
     dropout: Decay = 0.1
     """Share of embeddings, attention weights and residuals dropped in training."""
     refill_blocks: Count = 1

@@ -70,7 +70,6 @@ def catch() -> RunConfig[IrisConfig]:
                 embeddings="codes",
                 positions="relative",
                 outcomes="frame",
-                first_frames=False,
                 dropout=0.0,
                 refill_blocks=2,
                 batch_size=20,

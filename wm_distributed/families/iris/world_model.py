@@ -58,7 +58,6 @@ class WorldModel(nn.Module):
         super().__init__()
         self.num_tokens = num_tokens
         self.block = num_tokens + 1
-        self.first_frames = config.first_frames
         self.late_outcomes = config.outcomes == "frame"
         self.max_positions = config.blocks * self.block
         width, vocabulary = config.width, len(codes())
@@ -144,10 +143,9 @@ def world_model_losses(
     told = Transitions(*(column[:, : end.shape[1]] for column in steps))
     logits = torch.cat([inside, after.unsqueeze(2)], dim=2)  # (B, T, K, V)
     target = torch.cat([tokens[:, :-1, 1:], tokens[:, 1:, :1]], dim=2)
-    known = _as_predicted(steps.valid.unsqueeze(-1).expand_as(target))
-    changed = known & _as_predicted(tokens[:, 1:] != tokens[:, :-1])
-    if model.first_frames:
-        known[:, :, :-1] = True
+    known = torch.ones_like(target, dtype=torch.bool)
+    known[:, :, -1] = steps.valid  # the first token of the next episode is not predicted
+    changed = (tokens[:, 1:] != tokens[:, :-1]) & steps.valid.unsqueeze(-1)
     errors = {
         "tokens": (_cross_entropy(logits, target), known),
         "reward": (_cross_entropy(reward, told.reward_class), told.valid),
@@ -159,7 +157,7 @@ def world_model_losses(
     right = (logits.argmax(-1) == target).float()
     figures = {
         "token_accuracy": masked_mean(right, known),
-        "changed_token_accuracy": masked_mean(right, changed),
+        "changed_token_accuracy": masked_mean(right, _as_predicted(changed)),
         "reward_accuracy": masked_mean(
             (reward.argmax(-1) == told.reward_class).float(), told.valid
         ),
