@@ -85,12 +85,11 @@ class RelativePositions(nn.Module):
             allowed: ``bool (…, n, m)``, what they see; None: all.
 
         Returns:
-            Embeddings ``(n, width)``; biases ``(heads, n, m)``, or with the batch before that,
-            −∞ where nothing is seen.
+            Embeddings ``(n, width)``; biases ``(B or 1, heads, n, m)``, −∞ where nothing is seen.
         """
         position = torch.arange(stop, device=self.distances.weight.device)
         distance = (position[first:, None] - position).clamp_min(0)  # what comes later is not seen
-        bias = _GAIN * self.distances(distance).movedim(-1, 0)
+        bias = _GAIN * self.distances(distance).movedim(-1, 0).unsqueeze(0)  # (1, heads, n, m)
         if allowed is not None:
             bias = torch.where(allowed, bias, -torch.inf)
         return self.places(position[first:] % len(self.places.weight)), bias
