@@ -80,5 +80,3 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_is_beside_it(hidden: int) ->
 def test_parameters_of_another_size_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"has 9 parameters, got \(8,\)"):
         LinearPolicy(LinearConfig(), DISCRETE).assign(0, np.zeros(8), seed=0)
-    with pytest.raises(ConfigError, match="hidden must be 0"):
-        LinearConfig(hidden=-1)
