@@ -27,7 +27,13 @@ from wm_distributed.config import EnvConfig
 from wm_distributed.envs import make_vector_env
 from wm_distributed.families.iris import FAMILY
 from wm_distributed.families.iris.actor_critic import Trajectory, actor_critic_losses
-from wm_distributed.families.iris.config import ACTOR_CRITIC, TOKENIZER, WORLD_MODEL, IrisConfig
+from wm_distributed.families.iris.config import (
+    ACTOR_CRITIC,
+    TOKENIZER,
+    WORLD_MODEL,
+    IrisConfig,
+    adam,
+)
 from wm_distributed.families.iris.policy import IrisPolicy
 from wm_distributed.families.iris.presets import catch
 from wm_distributed.families.iris.steps import Transitions, to_pixels, transitions
@@ -210,7 +216,7 @@ def main() -> None:
     parser.add_argument("--actor-critic", type=int, default=300)
     parser.add_argument("--model-free", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", nargs="*", default=[], help="part.field=python value")
+    parser.add_argument("--set", nargs="*", default=[], help="part.field=value, or adam(rate)")
     parser.add_argument("--save", help="where to keep the trained parts")
     parser.add_argument("--load", help="trained parts to begin with")
     args = parser.parse_args()
@@ -218,9 +224,9 @@ def main() -> None:
     torch.manual_seed(args.seed)
     config = catch().model
     for assignment in args.set:
-        name, value = assignment.split("=")
+        name, value = assignment.split("=", 1)
         part, field = name.split(".")
-        changed = replace(getattr(config, part), **{field: eval(value)})
+        changed = replace(getattr(config, part), **{field: eval(value, {"adam": adam})})
         config = replace(config, **{part: changed})
     rng = np.random.default_rng(args.seed)
     columns = collect(
