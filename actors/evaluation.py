@@ -7,6 +7,7 @@ import numpy as np
 from actors.actions import executable_action
 from actors.episodes import EpisodeTracker
 from wm_distributed.api import Policy, VectorEnv
+from wm_distributed.errors import EnvError
 from wm_distributed.types import Array, EpisodeResult
 
 
@@ -54,6 +55,9 @@ def record_episode(
     Returns:
         Frames ``uint8 (T, H, W, 3)``, the final one included, or None if the environment cannot
         draw; and the result, of the part that was recorded.
+
+    Raises:
+        EnvError: An environment failed, or draws what is no picture.
     """
     frames: list[Array] = []
     episode_return = 0.0
@@ -61,6 +65,7 @@ def record_episode(
     for length in range(max_steps + 1):
         frame = env.render()
         if frame is not None:
+            _check_frame(frame, frames[0].shape if frames else (*frame.shape[:2], 3))
             frames.append(frame.copy())  # an engine may draw into the same memory again
         episode_return += float(step.reward[0])
         if step.is_last[0] or length == max_steps:
@@ -68,3 +73,11 @@ def record_episode(
         action, state, _ = policy.act(state, step, "eval")
         step = env.step(executable_action(env.spaces.action, action))
     return np.stack(frames) if frames else None, EpisodeResult(episode_return, length)
+
+
+def _check_frame(frame: Array, shape: tuple[int, ...]) -> None:
+    if frame.dtype != np.uint8 or frame.shape != shape or len(shape) != 3:
+        raise EnvError(
+            "render() must return pictures uint8 (H, W, 3), all of one size, got "
+            f"{frame.dtype} {frame.shape}"
+        )

@@ -52,7 +52,8 @@ class Watchdog:
             frame = sys._current_frames().get(self._watched)
             stack = "".join(traceback.format_stack(frame)) if frame else "(thread has ended)"
             logger.error(
-                "%s hangs: no answer for %.0f s, at most %.0f s are allowed; it is at\n%s",
+                "%s hangs: no answer for %.0f s, at most %.0f s are allowed. On Ray its process is "
+                "replaced; a run in one process waits, and Ctrl-C twice ends it. It is at\n%s",
                 self._name, age, self._limit_seconds, stack,
             )  # fmt: skip
         self._reported = hangs

@@ -212,7 +212,7 @@ class RunConfig(Generic[FamilyConfigT]):
     """Preset that this configuration came from."""
     model: FamilyConfigT
     """The family's own configuration."""
-    seed: Whole = 0
+    seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 0
     """Seed of everything random."""
     env: EnvConfig = field(default_factory=EnvConfig)
     actors: ActorConfig = field(default_factory=ActorConfig)

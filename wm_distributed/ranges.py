@@ -31,7 +31,7 @@ class Range:
     def __str__(self) -> str:
         """In words, such as ``at least 0 and below 1``."""
         bounds = {name.replace("_", " "): bound for name, bound in vars(self).items()}
-        words = [f"{name} {bound:g}" for name, bound in bounds.items() if math.isfinite(bound)]
+        words = [f"{name} {bound}" for name, bound in bounds.items() if math.isfinite(bound)]
         return " and ".join(words)
 
 

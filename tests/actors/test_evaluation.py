@@ -4,6 +4,7 @@ from gymnasium import spaces
 
 from actors.evaluation import evaluate, record_episode
 from wm_distributed.api import EnvSpaces
+from wm_distributed.errors import EnvError
 from wm_distributed.testing import CountingVectorEnv
 from wm_distributed.testing.counting_models import CountingPolicy
 from wm_distributed.types import ActMode, Array, Columns, EnvStep
@@ -82,6 +83,15 @@ def test_an_environment_that_cannot_draw_gives_no_frames(monkeypatch: pytest.Mon
     frames, result = record_episode(CountingVectorEnv(1), Always1(), max_steps=100)
     assert frames is None
     assert result.length == 3
+
+
+@pytest.mark.parametrize(
+    "picture", [np.zeros((4, 4)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3))]
+)
+def test_what_is_no_picture_is_refused(picture: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CountingVectorEnv, "render", lambda _: picture)
+    with pytest.raises(EnvError, match=r"render\(\) must return pictures uint8 \(H, W, 3\)"):
+        record_episode(CountingVectorEnv(1), Always1(), max_steps=10)
 
 
 def test_actions_beyond_the_space_are_clipped_as_in_training() -> None:

@@ -39,7 +39,7 @@ def test_counts_below_one_are_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0 and at most 4294967295, got -1"),
         ({"replay": ReplayConfig(ratio=0.0)}, r"replay\.ratio must be above 0, got 0\.0"),
         ({"replay": ReplayConfig(ratio=math.inf)}, r"ratio must be a finite number, got inf"),
         ({"replay": ReplayConfig(ratio=math.nan)}, r"ratio must be a finite number, got nan"),

@@ -57,7 +57,7 @@ def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Co
             final = run.to_its_end(interrupts)
     console.print()
     if final:
-        print_when(console, final.agent)
+        print_when(console, config, final.agent)
         print_result(console, {"trained agent": final.agent, "random policy": final.random})
         console.print()
     print_files(console, run_dir)

@@ -48,7 +48,7 @@ def evaluate_run(
         finally:
             runtime.stop(checkpoint=False)
     console = Console()
-    print_when(console, final.agent)
+    print_when(console, saved, final.agent)
     print_result(console, {"agent": final.agent, "random policy": final.random})
     if video:
         from wm_distributed.launch.videos import save_agent_video

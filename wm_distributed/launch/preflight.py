@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from replay_service.checks import check_tables
+from replay_service.checks import check_tables, steps_before_training
 from wm_distributed.api import EnvSpaces, FamilySpec, Phase
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, RunDirError
@@ -19,6 +20,8 @@ from wm_distributed.launch.gateway_token import read_token
 from wm_distributed.launch.plan import Plan
 from wm_distributed.seeding import training_seed
 from wm_distributed.types import OBS_PREFIX
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
@@ -51,6 +54,21 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
 
         check_pipeline(plan)
     return plan
+
+
+def warn_if_never_trained(plan: Plan) -> None:
+    """Says so if the run ends before training can begin."""
+    limit = plan.config.stop.env_steps
+    if limit is None or not plan.specs or plan.is_pipeline:
+        return
+    needed = steps_before_training(plan.config.replay, plan.specs, plan.num_streams)
+    if limit <= needed:
+        _LOGGER.warning(
+            "nothing will be trained: stop.env_steps is %d, and training begins after %d steps "
+            "(replay.min_size %d, or what sequences of %d steps from %d streams take)",
+            limit, needed, plan.config.replay.min_size,
+            max(spec.context + spec.length for spec in plan.specs), plan.num_streams,
+        )  # fmt: skip
 
 
 def _check_model(family: FamilySpec, config: RunConfig[Any]) -> None:

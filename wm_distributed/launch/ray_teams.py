@@ -114,8 +114,8 @@ class RayTeams:
             listed = ", ".join(f"{n} x {role} {CORES[role]}" for role, n in counts.items())
             raise ConfigError(
                 f"the run needs {needed:g} CPU cores ({listed}), but {free['CPU']:g} are free: "
-                "lower actors.num_actors or replay.num_shards, or join a larger cluster with "
-                "--ray-address"
+                "lower actors.num_actors, learner.num_ranks or replay.num_shards, or join a larger "
+                "cluster with --ray-address"
             )
         bundle = {"CPU": CORES["learner"]} | ({"GPU": 1.0} if self._device == "cuda" else {})
         self._placement = placement_group([bundle] * ranks, strategy="PACK")

@@ -89,10 +89,10 @@ def write_pictures(
         )
 
 
-def print_when(console: Console, agent: Evaluation) -> None:
+def print_when(console: Console, config: RunConfig[Any], agent: Evaluation) -> None:
     """Prints what the evaluated agent had behind it."""
     done = f"{agent.train_steps:,} train steps"
-    if not agent.train_steps:
+    if is_search(config):
         done = f"{agent.env_steps:,} decisions of the search"
     console.print(f"after {done}:", highlight=False)
 

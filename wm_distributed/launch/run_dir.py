@@ -119,8 +119,12 @@ class RunDir:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise RunDirError(
-                        f"{self.path} is in use by another process: stop that one first (Ctrl-C)"
+                        f"{self.path} is in use by process {self.lock.read_text()}: stop that one "
+                        "first (Ctrl-C)"
                     ) from None
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
+                file.flush()
             yield
 
     def is_driven(self) -> bool:

@@ -215,7 +215,7 @@ def make_runtime(
         ConfigError: The configuration cannot work (see ``preflight.py``), or replay is too large.
         RunDirError: The directory cannot be written.
     """
-    from wm_distributed.launch.preflight import preflight
+    from wm_distributed.launch.preflight import preflight, warn_if_never_trained
     from wm_distributed.launch.presets import is_search
 
     plan = preflight(config, run_dir)
@@ -223,6 +223,7 @@ def make_runtime(
         from wm_distributed.launch.memory import weigh_replay
 
         weigh_replay(plan)
+        warn_if_never_trained(plan)
     if plan.is_pipeline:
         from wm_distributed.launch.pipeline import PipelineRuntime
 

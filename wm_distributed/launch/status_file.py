@@ -116,8 +116,9 @@ def only_driver(run_dir: RunDir) -> Iterator[None]:
         RunDirError: A living process drives it; on another machine, as far as its status tells.
     """
     if run_dir.status.exists():
-        state, alive = _state(run_dir, read_json(run_dir.status))
-        if alive:
+        values = read_json(run_dir.status)
+        state, alive = _state(run_dir, values)
+        if alive and values["driver"]["node"] != socket.gethostname():  # here, the lock tells
             raise RunDirError(f"{run_dir.path} is {state}; stop that one first (Ctrl-C)")
     with run_dir.driven():
         yield

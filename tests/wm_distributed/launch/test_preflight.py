@@ -13,7 +13,7 @@ from wm_distributed.api import EnvSpaces, Phase
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, EnvError, RunDirError, UnknownNameError
 from wm_distributed.families import load_family
-from wm_distributed.launch.preflight import preflight
+from wm_distributed.launch.preflight import preflight, warn_if_never_trained
 from wm_distributed.search_config import SearchConfig
 from wm_distributed.testing import COUNTING_FAMILY, CountingConfig, CountingEnv
 from wm_distributed.testing.counting_family import counting_preset
@@ -112,6 +112,18 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     missing = tmp_path / "none"
     with pytest.raises(RunDirError, match=f"{missing}.*No such file"):
         preflight(counting_preset(), missing)
+
+
+def test_a_run_that_ends_before_training_begins_is_told_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = changed(stop={"env_steps": 500}, replay={"min_size": 500})
+    warn_if_never_trained(preflight(config, tmp_path))
+    assert "stop.env_steps is 500, and training begins after 500 steps" in caplog.text
+    caplog.clear()
+    longer = changed(stop={"env_steps": 501}, replay={"min_size": 500})
+    warn_if_never_trained(preflight(longer, tmp_path))
+    assert not caplog.text
 
 
 def test_the_first_run_of_a_new_user_passes(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def test_a_run_whose_driver_is_gone_is_called_dead(
         driver.stdout.readline()
         StatusFile(run_dir).write(make_status(10), 1.0)
         assert "running, driver" in show(run_dir, capsys)
-        with pytest.raises(RunDirError, match="stop that one first"), only_driver(run_dir):
+        message = f"in use by process {driver.pid}: stop that one first"
+        with pytest.raises(RunDirError, match=message), only_driver(run_dir):
             pass
         driver.kill()
     # The pid in the file is that of this test, which lives, as if it had been given out again.

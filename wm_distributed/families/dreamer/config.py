@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from wm_distributed.api import SelectorSpec
 from wm_distributed.errors import ConfigError
 from wm_distributed.nets.config import ActName, NormName, OptimConfig
-from wm_distributed.ranges import Count, NotNegative, Range, Share, Whole, check_ranges
+from wm_distributed.ranges import Count, NotNegative, Range, Share, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,19 @@ class NetConfig:
     """Channels of the image networks, times the multiples below."""
     depth_multiples: tuple[Count, ...] = (2, 3, 4, 4)
     """One convolutional stage each, from high to low resolution; every stage halves it."""
-    prior_layers: Whole = 2
+    prior_layers: Count = 2
     """Layers between the recurrent state and the prior."""
     units: Count = 1024
     """Units of the perceptrons."""
-    vector_layers: Whole = 3
+    vector_layers: Count = 3
     """Layers that encode and decode vector observations."""
-    reward_layers: Whole = 1
+    reward_layers: Count = 1
     """Layers of the reward head."""
-    cont_layers: Whole = 1
+    cont_layers: Count = 1
     """Layers of the continuation head."""
-    actor_layers: Whole = 3
+    actor_layers: Count = 3
     """Layers of the actor."""
-    critic_layers: Whole = 3
+    critic_layers: Count = 3
     """Layers of the critic."""
     scalar: Literal["two_hot", "normal"] = "two_hot"
     """Distribution of rewards and values; normal has the standard deviation 1."""
