@@ -154,7 +154,7 @@ class _Run:
         """Saves what can still be saved after an error, and says how to go on."""
         _LOGGER.info("the run failed: %s", error)
         try:
-            self._status_file.write_state("failed", str(error) or type(error).__name__)
+            self._status_file.write_failure(str(error) or type(error).__name__)
         except RunDirError as second:
             _LOGGER.warning("%s", second)
         try:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from wm_distributed.errors import RunDirError
 from wm_distributed.launch.history import duration
-from wm_distributed.launch.run_dir import RunDir, read_json, write_json
+from wm_distributed.launch.run_dir import RunDir, read_json, write_atomically, write_json
 from wm_distributed.launch.runtime import ProcessStatus, RunStatus
 from wm_distributed.metrics import METRICS
 
@@ -63,6 +63,7 @@ class StatusFile:
     def __init__(self, run_dir: RunDir) -> None:
         """Remembers the file; nothing is written yet."""
         self._path = run_dir.status
+        self._earlier = run_dir.status.read_bytes() if run_dir.status.exists() else b""
         self._values: dict[str, Any] = {}
         self._before: dict[tuple[str, int, int], tuple[float, Mapping[str, float]]] = {}
 
@@ -94,6 +95,13 @@ class StatusFile:
         if reason:
             self._values["reason"] = reason
         write_json(self._path, self._values)
+
+    def write_failure(self, reason: str) -> None:
+        """Says that the run failed; a resumed one that did not come to go on stands as it stood."""
+        if self._earlier and "processes" not in self._values:
+            write_atomically(self._path, self._earlier)
+        else:
+            self.write_state("failed", reason)
 
     def _process(self, process: ProcessStatus, now: float) -> dict[str, Any]:
         """The process as plain values, with its counters' rates since the last poll."""

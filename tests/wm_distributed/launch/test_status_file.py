@@ -153,6 +153,22 @@ def test_a_run_that_ended_says_how(
     assert f"{run_dir.path}: failed (actor 0 died)" in show(run_dir, capsys)
 
 
+def test_a_resumption_that_is_refused_leaves_the_run_as_it_was(
+    run_dir: RunDir, make_status: MakeStatus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = StatusFile(run_dir)
+    first.write(make_status(10), 1.0)
+    first.write_state("stopped")
+    refused = StatusFile(run_dir)
+    refused.write_state("starting")
+    refused.write_failure("of another size")
+    assert f"{run_dir.path}: stopped" in show(run_dir, capsys)
+    gone_on = StatusFile(run_dir)
+    gone_on.write(make_status(20), 2.0)
+    gone_on.write_failure("actor 0 died")
+    assert "failed (actor 0 died)" in show(run_dir, capsys)
+
+
 def test_a_run_is_not_run_twice_whatever_its_file_says(
     run_dir: RunDir, make_status: MakeStatus
 ) -> None:
