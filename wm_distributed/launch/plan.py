@@ -141,8 +141,9 @@ class Plan:
 
     @property
     def specs(self) -> list[DataSpec]:
-        """The batches of all phases that a learner runs."""
-        return [phase.data for phase in self.phases if phase.data is not None]
+        """The batches of all phases, those included that this run leaves out."""
+        phases = self.family.phases(self.config.model)
+        return [phase.data for phase in phases if phase.data is not None]
 
     @property
     def replay(self) -> ReplayConfig:
