@@ -51,7 +51,7 @@ def weigh_replay(plan: Plan) -> None:
     Raises:
         ConfigError: It can never be held.
     """
-    if not plan.specs or plan.config.runtime.ray_address is not None:
+    if not plan.fills_replay or plan.config.runtime.ray_address is not None:
         return
     replay = plan.config.replay
     step_bytes = bytes_held_per_step(step_layout(plan), plan.specs, logged=plan.replay.durable)

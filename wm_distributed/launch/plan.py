@@ -25,8 +25,8 @@ from wm_distributed.api import (
 from wm_distributed.candidates import CandidateActor, SeededEpisodes
 from wm_distributed.config import ReplayConfig, RunConfig
 from wm_distributed.families import load_family
+from wm_distributed.fit import misfits, shapes
 from wm_distributed.launch.experience import RecordingWriter, count_steps
-from wm_distributed.launch.fit import misfits, shapes
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.roles import RateLimiter, ReplayReader, ReplayWriter, WeightsSink, WeightsSource
 from wm_distributed.seeding import policy_seed, training_seed
@@ -138,6 +138,11 @@ class Plan:
         """Actors; a pipeline that collects nothing has none."""
         collects = self.collection is not None or not self.is_pipeline
         return self.config.actors.num_actors if collects else 0
+
+    @property
+    def fills_replay(self) -> bool:
+        """Whether any phase that is to be run puts steps into replay, or takes them from there."""
+        return any(phase.kind != "population" for phase in self.phases)
 
     @property
     def specs(self) -> list[DataSpec]:

@@ -59,7 +59,7 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
 def warn_if_never_trained(plan: Plan) -> None:
     """Says so if the run ends before training can begin."""
     limit = plan.config.stop.env_steps
-    if limit is None or not plan.specs or plan.is_pipeline:
+    if limit is None or not plan.fills_replay or plan.is_pipeline:
         return
     needed = steps_before_training(plan.config.replay, plan.specs, plan.num_streams)
     if limit <= needed:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from wm_distributed.errors import CheckpointError
+from wm_distributed.fit import misfits, shapes
 
 
 def load_model(model: nn.Module, state: Mapping[str, Any], family: str) -> None:
@@ -15,22 +16,16 @@ def load_model(model: nn.Module, state: Mapping[str, Any], family: str) -> None:
 
     Raises:
         CheckpointError: It is of another family, or a tensor is missing, unknown or of another
-            shape; the message names each. The model is as it was.
+            shape; the message names the first ones. The model is as it was.
     """
     if state.get("family") != family:
         raise CheckpointError(
             f"expected a checkpoint of family {family!r}, got {state.get('family')!r}"
         )
-    own, loaded = model.state_dict(), state.get("model", {})
-    wrong = []
-    for name in sorted(own.keys() | loaded.keys()):
-        expected = tuple(own[name].shape) if name in own else None
-        got = tuple(loaded[name].shape) if name in loaded else None
-        if expected != got:
-            wrong.append(f"{name} should have shape {expected}, got {got}")
-    if wrong:
+    own, loaded = shapes(model.state_dict()), state.get("model", {})
+    if shapes(loaded) != own:
         raise CheckpointError(
-            f"checkpoint of another size: {'; '.join(wrong)}; use the configuration and "
+            f"checkpoint of another size: {misfits(loaded, own)}; use the configuration and "
             "environment that it was saved with"
         )
     model.load_state_dict(loaded)

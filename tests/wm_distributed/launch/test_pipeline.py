@@ -163,6 +163,25 @@ def test_a_controller_of_another_shape_uses_the_vision_and_memory_of_an_earlier_
         assert torch.equal(theirs[name], ours[name]), name
 
 
+def test_a_collection_is_run_alone(tmp_path: Path) -> None:
+    statuses, final = run(tmp_path, small(phases=("collect",)))
+    assert (statuses[-1].env_steps, statuses[-1].train_steps) == (COLLECTED, 0)
+    assert statuses[-1].reason == "all phases are done"
+    assert count_steps(tmp_path / "experience") == COLLECTED
+    assert len(final.agent.results) == 2
+
+
+def test_a_search_alone_is_not_refused_for_a_replay_that_it_does_not_fill(
+    whole: Any, tmp_path: Path
+) -> None:
+    path, *_ = whole
+    config = small(phases=("controller",), source=str(path))
+    replay = replace(config.replay, capacity_steps=10**12)
+    make_runtime(replace(config, replay=replay), tmp_path, resume=False)
+    with pytest.raises(ConfigError, match="full replay takes"):
+        make_runtime(replace(small(), replay=replay), tmp_path, resume=False)
+
+
 def test_a_second_round_collects_more_with_the_controller_and_trains_on(tmp_path: Path) -> None:
     statuses, _ = run(tmp_path / "run", small(rounds=2))
     assert statuses[-1].train_steps == 2 * TRAINED

@@ -1,6 +1,6 @@
 import torch
 
-from wm_distributed.launch.fit import misfits, shapes
+from wm_distributed.fit import misfits, shapes
 
 OWN = {"model": {"in": torch.zeros(3, 4), "out": torch.zeros(2)}, "moments": [torch.zeros(14), 0]}
 
