@@ -45,19 +45,23 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def reap(mark: str, temp_dir: Path) -> list[int]:
-    """Kills all processes with the mark, then removes the run's temporary directory.
+    """Kills all processes with the mark, and removes the run's temporary directory.
 
     Returns:
         Processes that are still there after ten seconds, such as those in uninterruptible sleep.
     """
     deadline = time.monotonic() + _DEADLINE_SECONDS
-    while (left := marked_processes(mark)) and time.monotonic() < deadline:
+    while True:
+        left = marked_processes(mark)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if not left or time.monotonic() >= deadline:
+            # A process that was just dying may have written into it meanwhile: then once more.
+            shutil.rmtree(temp_dir, ignore_errors=True)
+            if not temp_dir.exists() or time.monotonic() >= deadline:
+                return left
         time.sleep(0.02)
-    shutil.rmtree(temp_dir, ignore_errors=True)
-    return left
 
 
 def start_reaper(mark: str, temp_dir: Path) -> subprocess.Popen[bytes]:

@@ -1,6 +1,7 @@
 """Processes that carry a run's mark, and the watcher that ends them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,25 @@ def test_everything_with_the_mark_is_ended_and_the_directory_removed(
     assert marked_processes(mark) == []
     assert process.wait(10) == -signal.SIGKILL
     assert not folder.exists()
+
+
+def test_a_directory_that_is_written_to_meanwhile_is_removed_again(
+    mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temp_dir = tmp_path / "ray"
+    temp_dir.mkdir()
+    remove, calls = shutil.rmtree, []
+
+    def remove_too_early(path: Path, **options: bool) -> None:
+        remove(path, **options)
+        calls.append(path)
+        if len(calls) == 1:
+            path.mkdir()
+
+    monkeypatch.setattr(shutil, "rmtree", remove_too_early)
+    assert reap(mark, temp_dir) == []
+    assert len(calls) == 2
+    assert not temp_dir.exists()
 
 
 def test_processes_with_another_mark_are_left_alone(mark: str, tmp_path: Path) -> None:
