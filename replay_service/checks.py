@@ -46,9 +46,7 @@ def check_tables(replay: ReplayConfig, specs: Sequence[DataSpec], num_streams: i
     Raises:
         ConfigError: The capacity is too small, with the numbers.
     """
-    capacity = shard_capacity(replay)
-    streams = -(-num_streams // replay.num_shards)
-    longest = longest_sequence(capacity, streams)
+    longest = surely_held_steps(replay, num_streams)
     for spec in tables_of(specs).values():
         needed = spec.context + spec.length
         if needed > longest:
@@ -56,7 +54,7 @@ def check_tables(replay: ReplayConfig, specs: Sequence[DataSpec], num_streams: i
                 f"table {spec.table!r} needs {needed} steps in a row (context {spec.context} + "
                 f"length {spec.length}), but with replay.capacity_steps {replay.capacity_steps} "
                 f"over {replay.num_shards} shards and {num_streams} streams no more than "
-                f"{max(0, longest)} are sure to be held; raise replay.capacity_steps, or use "
+                f"{longest} are sure to be held; raise replay.capacity_steps, or use "
                 "fewer shards, fewer environments or shorter sequences"
             )
         if replay.ratio is not None and replay.ratio * replay.capacity_steps < spec.trained_steps:
@@ -78,6 +76,12 @@ def steps_before_training(replay: ReplayConfig, specs: Sequence[DataSpec], num_s
     """
     longest = max(spec.context + spec.length for spec in specs)
     return max(replay.min_size, num_streams * (longest - 1) + 1)
+
+
+def surely_held_steps(replay: ReplayConfig, num_streams: int) -> int:
+    """The newest steps of each stream that are never evicted, whatever the others insert."""
+    streams_of_a_shard = -(-num_streams // replay.num_shards)
+    return max(0, longest_sequence(shard_capacity(replay), streams_of_a_shard))
 
 
 def shard_capacity(replay: ReplayConfig) -> int:

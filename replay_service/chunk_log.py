@@ -35,6 +35,7 @@ from replay_service.segments import (
     segment_paths,
     sync_directory,
 )
+from wm_distributed.disk import reason_of
 from wm_distributed.types import SequenceChunk
 
 logger = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ class ChunkLog:
                 logger.error(
                     "%s: cannot write (%s). The run goes on, but what it inserts now is lost when "
                     "this process ends: free some space or mend the permissions",
-                    self._directory, error.strerror,
+                    self._directory, reason_of(error, self._directory),
                 )  # fmt: skip
             self._failing = True
         if self._descriptor >= 0:

@@ -24,6 +24,7 @@ from replay_service.shard import ReplayShard
 from replay_service.snapshot import read_snapshot, write_snapshot
 from replay_service.store import Store
 from wm_distributed.api import DataSpec
+from wm_distributed.disk import reason_of
 from wm_distributed.errors import ReplayError
 from wm_distributed.types import Array, Columns, StreamId
 
@@ -168,7 +169,8 @@ class DurableShard(ReplayShard):
             try:
                 num_bytes = write_snapshot(directory, head, self._pieces())
             except OSError as error:
-                logger.error("%s: no snapshot could be written: %s", directory, error.strerror)
+                reason = reason_of(error, directory)
+                logger.error("%s: no snapshot could be written: %s", directory, reason)
                 return
         with self._metadata:
             self._durable_stats["replay/snapshot_seconds"] = time.monotonic() - begin

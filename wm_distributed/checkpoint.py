@@ -27,6 +27,7 @@ from typing import IO, Any, BinaryIO, Literal, cast
 
 import torch
 
+from wm_distributed.disk import reason_of
 from wm_distributed.errors import CheckpointError, RunDirError
 from wm_distributed.manifest import (
     DamagedError,
@@ -217,10 +218,14 @@ class Checkpointer:
     def _write_state(self, state: Mapping[str, Any], step: str) -> tuple[str, int, int]:
         """Saves the state under a name of its own; gives name, size and checksum."""
         temporary = self._directory / f"{step}.pt.tmp"
-        with _durable(temporary) as file:
-            writer = _ChecksumWriter(file)
-            torch.save(dict(state), cast("IO[bytes]", writer))
-            writer.check()
+        writer = _ChecksumWriter()
+        try:
+            with _durable(temporary) as writer.file:
+                torch.save(dict(state), cast("IO[bytes]", writer))
+                writer.check()
+        except OSError as error:
+            size = f"{writer.num_bytes / 1e6:,.1f} MB are to be written"
+            raise OSError(error.errno, f"{error.strerror}, {size}") from error
         name = f"{step}-{writer.checksum:08x}.pt"
         self._rename(temporary, name)
         return name, writer.num_bytes, writer.checksum
@@ -268,8 +273,9 @@ class Checkpointer:
         except OSError as error:
             self._remove_left_overs()
             raise RunDirError(
-                f"cannot write a checkpoint to {self._directory}: {error}; free space there or "
-                "give another run directory (checkpoints saved before are intact)"
+                f"cannot write a checkpoint to {self._directory}: "
+                f"{reason_of(error, self._directory)}; free space there or give another run "
+                "directory (checkpoints saved before are intact)"
             ) from error
 
 
@@ -302,8 +308,9 @@ class _ChecksumWriter:
     finish its archive all the same, and raises something else that hides the cause.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    file: BinaryIO
+
+    def __init__(self) -> None:
         self.num_bytes = 0
         self.checksum = 0
         self._error: OSError | None = None
@@ -313,7 +320,7 @@ class _ChecksumWriter:
         self.num_bytes += len(data)
         if self._error is None:
             try:
-                self._file.write(data)
+                self.file.write(data)
             except OSError as error:
                 self._error = error
         return len(data)

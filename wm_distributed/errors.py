@@ -21,17 +21,24 @@ class ConfigError(WmError, ValueError):
 class UnknownNameError(ConfigError):
     """A name that is not in a table; the message lists near matches."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], patterns: Iterable[str] = ()
+    ) -> None:
         """Builds the message.
 
         Args:
             kind: What the name should be, such as ``"preset"``.
             name: What was given.
             known: All valid names.
+            patterns: Listed instead of them where they are many and none is near.
         """
         names = sorted(set(known))
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"known: {', '.join(patterns or names)}"
+        )
         super().__init__(f"unknown {kind} {name!r}; {hint}")
 
 

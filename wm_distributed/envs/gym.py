@@ -73,9 +73,10 @@ def build_custom(path: str, config: EnvConfig, seeds: Sequence[int], render: boo
     module, _, attribute = path.partition(":")
     try:
         make = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SystemExit) as error:
+        reason = "it calls sys.exit" if isinstance(error, SystemExit) else error
         raise ConfigError(
-            f"environment {path!r} cannot be imported: {error}; the module must be installed, or "
+            f"environment {path!r} cannot be imported: {reason}; the module must be installed, or "
             "its folder be in PYTHONPATH"
         ) from error
     return GymnasiumEngine(lambda draws: _custom(make, config, draws), config, seeds, render)

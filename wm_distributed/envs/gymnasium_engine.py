@@ -6,6 +6,7 @@ One process is enough: a run has many actors, and each of them is a process of i
 from __future__ import annotations
 
 import os
+import reprlib
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +24,8 @@ from wm_distributed.errors import EnvError, WmError
 from wm_distributed.types import Array, Columns
 
 RawEnv = gymnasium.Env[Any, Any]
+# What an environment's own code may raise; SystemExit would end this process without a word.
+_FAILURES = (Exception, SystemExit)
 MakeEnv = Callable[[bool], RawEnv]
 """Makes one environment, which can draw itself if the argument is true."""
 
@@ -87,7 +90,7 @@ def _maker(make: MakeEnv, config: EnvConfig, index: int, render: bool) -> Callab
             env = make(render and index == 0)
         except WmError:
             raise
-        except Exception as error:
+        except _FAILURES as error:
             raise _failed(f"{where}: cannot be made", error) from error
         if config.max_episode_steps is not None:
             frames = config.max_episode_steps * config.action_repeat
@@ -119,7 +122,7 @@ class _BorderEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         for _ in range(self._repeat):
             result = self._call("step", self.env.step, action)
             obs, reward, terminated, truncated, _ = self._parts("step", result, 5)
-            total += self._call("step", float, reward)
+            total += self._number(reward)
             if terminated or truncated:
                 break
         return self._border.convert(obs), total, bool(terminated), bool(truncated), {}
@@ -131,8 +134,18 @@ class _BorderEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """The call's result; whatever it raises becomes an EnvError that shows the traceback."""
         try:
             return call(*args)
-        except Exception as error:
+        except _FAILURES as error:
             raise _failed(f"{self._where}: {method}() failed", error) from error
+
+    def _number(self, reward: Any) -> float:
+        try:
+            return float(reward)
+        except _FAILURES as error:
+            shape = f" of shape {reward.shape}" if hasattr(reward, "shape") else ""
+            raise EnvError(
+                f"{self._where}: step() must return one number as the reward, got "
+                f"{type(reward).__name__}{shape}: {reprlib.repr(reward)}"
+            ) from error
 
     def _parts(self, method: str, result: Any, count: int) -> tuple[Any, ...]:
         if not isinstance(result, tuple) or len(result) != count:
@@ -141,7 +154,7 @@ class _BorderEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return result
 
 
-def _failed(what: str, error: Exception) -> EnvError:
+def _failed(what: str, error: BaseException) -> EnvError:
     """With the environment's own traceback in the message, which outlives a trip through Ray."""
     shown = "".join(traceback.format_exception(error)).rstrip()
     return EnvError(f"{what}\n{shown}")

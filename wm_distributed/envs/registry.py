@@ -181,9 +181,10 @@ def _kind(env_id: str) -> _Kind:
         return _KINDS[first]
     if ":" in env_id:
         return _CUSTOM
-    examples = [example for entry in list_env_ids() for example in entry.examples]
-    registered = [f"gym/{name}" for name in gymnasium.registry]
-    raise UnknownNameError("environment", env_id, examples + registered)
+    entries = list_env_ids()
+    known = [example for entry in entries for example in entry.examples]
+    known += [f"gym/{name}" for name in gymnasium.registry]
+    raise UnknownNameError("environment", env_id, known, [entry.pattern for entry in entries])
 
 
 def _warn_of_ignored(config: EnvConfig, first: str) -> None:

@@ -71,7 +71,7 @@ def _draw_returns(axis: Axes, rows: Sequence[Row], evaluations: Sequence[Row], x
         for kind in ("training", "final", "random")
     )
     for row in random[-1:]:
-        label = f"random policy: {row['return_mean']:.2f}"
+        label = f"random policy: {row['return_mean']:.5g}"
         axis.axhline(row["return_mean"], color=GREY, linestyle="--", label=label)
     _plot(axis, rows, "actor/return_mean", x, color=BLUE, alpha=0.6, label="training")
     if training:
@@ -80,7 +80,7 @@ def _draw_returns(axis: Axes, rows: Sequence[Row], evaluations: Sequence[Row], x
         style: dict[str, Any] = {"color": ORANGE, "marker": "o", "markersize": 4, "capsize": 2}
         axis.errorbar(at, mean, spread, label="evaluation ± std", **style)
     for row in final[-1:]:
-        label = f"final evaluation: {row['return_mean']:.2f} ± {row['return_std']:.2f}"
+        label = f"final evaluation: {row['return_mean']:.5g} ± {row['return_std']:.5g}"
         axis.plot(x(row), row["return_mean"], "*", color=GREEN, markersize=12, label=label)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from replay_service.checks import check_tables, steps_before_training
+from replay_service.checks import check_tables, steps_before_training, surely_held_steps
 from wm_distributed.api import EnvSpaces, FamilySpec, Phase
 from wm_distributed.config import RunConfig
+from wm_distributed.disk import reason_of
 from wm_distributed.errors import ConfigError, RunDirError
 from wm_distributed.families import load_family
 from wm_distributed.launch.gateway_token import read_token
@@ -99,6 +100,20 @@ def _check_phases(family: FamilySpec, config: RunConfig[Any]) -> None:
         )
     if specs:
         check_tables(config.replay, specs, config.num_streams)
+        _check_chunks(config)
+
+
+def _check_chunks(config: RunConfig[Any]) -> None:
+    """Refuses chunks of which a part would be evicted before it could be sampled."""
+    replay, steps = config.replay, config.actors.chunk_steps
+    longest = surely_held_steps(replay, config.num_streams)
+    if steps > longest:
+        raise ConfigError(
+            f"actors.chunk_steps is {steps}, but with replay.capacity_steps "
+            f"{replay.capacity_steps} over {replay.num_shards} shards and {config.num_streams} "
+            f"streams no more than {longest} steps of each are sure to be held; lower it, or raise "
+            "replay.capacity_steps"
+        )
 
 
 def _check_gateway(family: FamilySpec, config: RunConfig[Any]) -> None:
@@ -186,8 +201,8 @@ def _check_writable(run_dir: Path) -> None:
             file.write(b"\0" * 4096)
     except OSError as error:
         raise RunDirError(
-            f"cannot write in the run directory {run_dir}: {error.strerror}; mend the permissions, "
-            "free some space, or name another directory"
+            f"cannot write in the run directory {run_dir}: {reason_of(error, run_dir)}; mend the "
+            "permissions, free some space, or name another directory"
         ) from error
 
 

@@ -36,6 +36,7 @@ from typing import Any
 
 from wm_distributed.api import FamilySpec
 from wm_distributed.config import RunConfig
+from wm_distributed.disk import reason_of
 from wm_distributed.errors import ConfigError, RunDirError
 from wm_distributed.launch.config_json import config_from_json, config_to_json
 
@@ -154,11 +155,7 @@ class RunDir:
             RunDirError: The file cannot be read.
             ConfigError: It does not fit this version of the program; the fields are named.
         """
-        try:
-            text = self.config.read_text(encoding="utf-8")
-        except OSError as error:
-            raise RunDirError(f"cannot read {self.config}: {error.strerror}") from error
-        return config_from_json(text, str(self.config))
+        return config_from_json(_read_text(self.config), str(self.config))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Lines of ``metrics.jsonl``; see :func:`read_jsonl`."""
@@ -203,10 +200,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
         raise RunDirError(
-            f"cannot write {path}: {reason}. What was saved before is untouched; free some space "
-            "or mend the permissions, or name another place with --run-dir"
+            f"cannot write {path}: {reason_of(error, path)}. What was saved before is untouched; "
+            "free some space or mend the permissions, or name another place with --run-dir"
         ) from error
 
 
@@ -260,9 +256,7 @@ def read_json(path: Path) -> dict[str, Any]:
         RunDirError: It is missing or not JSON.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunDirError(f"cannot read {path}: {error.strerror}") from error
+        values = json.loads(_read_text(path))
     except ValueError as error:
         raise RunDirError(f"{path} is damaged, not JSON: {error}") from error
     if not isinstance(values, dict):
@@ -280,7 +274,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = _read_text(path).splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -289,6 +283,20 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise RunDirError(f"{path}, line {number}, is not JSON: {error}") from error
     return rows
+
+
+def _read_text(path: Path) -> str:
+    """The file's text.
+
+    Raises:
+        RunDirError: It cannot be read, or holds bytes that are no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunDirError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RunDirError(f"{path} is damaged, not text: {error}") from error
 
 
 def _finite(value: Any) -> Any:

@@ -79,5 +79,5 @@ def _draw_returns(
 def _draw_final(axis: Axes, evaluations: Sequence[Row]) -> None:
     for kind, color, text in (("final", GREEN, "final evaluation"), ("random", GREY, "random")):
         for row in [row for row in evaluations if row["kind"] == kind][-1:]:
-            label = f"{text}: {row['return_mean']:.2f} ± {row['return_std']:.2f}"
+            label = f"{text}: {row['return_mean']:.5g} ± {row['return_std']:.5g}"
             axis.axhline(row["return_mean"], color=color, linestyle="--", label=label)

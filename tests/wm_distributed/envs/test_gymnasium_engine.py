@@ -1,5 +1,6 @@
 """Gymnasium environments through the border: alignment, repeats, limits, and failures."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -161,6 +162,8 @@ class FaultyEnv(gymnasium.Env[Any, Any]):
         match self._fault:
             case "raises":
                 raise RuntimeError("the motor is on fire")
+            case "exits":
+                sys.exit(0)
             case "nan":
                 obs[1] = np.nan
             case "reward":
@@ -171,6 +174,8 @@ class FaultyEnv(gymnasium.Env[Any, Any]):
                 obs = np.zeros(3, np.complex64)
             case "not a number":
                 return obs, None, False, False, {}
+            case "two numbers":
+                return obs, np.zeros(2), False, False, {}
             case "four values":
                 return obs, reward, False, {}
         return obs, reward, False, False, {}
@@ -187,7 +192,12 @@ gymnasium.register("wm-tests/Faulty-v0", FaultyEnv)  # type: ignore[arg-type]
         ("reward", r"expected finite numbers, got inf in reward"),
         ("shape", r"expected observation 'vector' of shape \(3,\), got \(3, 1\)"),
         ("dtype", r"expected observation 'vector' of float32, got complex64"),
-        ("not a number", r"step\(\) failed\n(.|\n)*TypeError"),
+        ("exits", r"step\(\) failed\n(.|\n)*SystemExit: 0"),
+        ("not a number", r"step\(\) must return one number as the reward, got NoneType: None"),
+        (
+            "two numbers",
+            r"step\(\) must return one number .*got ndarray of shape \(2,\): array\(\[",
+        ),
         ("four values", r"step\(\) must return 5 values, got 4"),
     ],
 )

@@ -30,6 +30,13 @@ def test_an_unknown_id_is_refused_with_near_matches(env_id: str, near: str) -> N
         make_vector_env(EnvConfig(id=env_id), 1, 0)
 
 
+def test_an_id_like_no_other_is_answered_with_the_kinds_of_ids() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        make_vector_env(EnvConfig(id="bad"), 1, 0)
+    kinds = ", ".join(entry.pattern for entry in list_env_ids())
+    assert str(caught.value) == f"unknown environment 'bad'; known: {kinds}"
+
+
 @pytest.mark.parametrize("entry", list_env_ids(), ids=lambda entry: entry.pattern)
 def test_every_listed_example_can_be_made(entry: Any) -> None:
     for env_id in entry.examples[:1]:

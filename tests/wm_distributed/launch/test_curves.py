@@ -62,8 +62,8 @@ def test_the_picture_shows_what_was_recorded(
     over_steps, over_time = lines(figure, "return, over steps"), lines(figure, "return, over time")
     assert over_steps["training"] == ([0.0, 100.0, 200.0], [0.0, 10.0, 20.0])
     assert over_time["training"][0] == [0.0, 1.0, 2.0]  # minutes
-    assert over_steps["final evaluation: 80.00 ± 0.00"] == ([200.0], [80.0])
-    assert over_steps["random policy: 22.00"][1] == [22.0, 22.0]
+    assert over_steps["final evaluation: 80 ± 0"] == ([200.0], [80.0])
+    assert over_steps["random policy: 22"][1] == [22.0, 22.0]
     assert lines(figure, "training losses") == {
         "loss reward": ([0.0, 100.0, 200.0], [2.0, 2.0, 2.0])
     }
@@ -72,6 +72,17 @@ def test_the_picture_shows_what_was_recorded(
         "actors, for the ratio",
         "learner, for a batch",
     }
+
+
+def test_a_huge_return_leaves_room_for_the_plots(
+    run_dir: RunDir, figures: list[Figure], make_evaluation: Callable[..., Evaluation]
+) -> None:
+    with Recorder(run_dir, None) as recorder:
+        for kind in ("final", "random"):
+            recorder.record_evaluation(make_evaluation([-2e38, -3.4e38]), kind, 60.0)
+    draw_curves(run_dir, "a title")  # a warning of matplotlib would be an error
+    assert "final evaluation: -2.7e+38 ± 7e+37" in lines(figures[0], "return, over steps")
+    assert all(axis.get_position().width > 0.2 for axis in figures[0].axes)
 
 
 def test_a_run_that_has_only_begun_can_be_drawn(run_dir: RunDir) -> None:

@@ -46,6 +46,11 @@ def test_a_run_that_can_work_is_planned(tmp_path: Path) -> None:
         (changed(env={"id": "gym/CartPol-v1"}), UnknownNameError, "gym/CartPole-v1"),
         (changed(learner={"num_ranks": 3}), ConfigError, "batch of 4 .*num_ranks 3"),
         (changed(replay={"capacity_steps": 8, "min_size": 8}), ConfigError, "7 steps in a row"),
+        (
+            changed(actors={"chunk_steps": 1000}),
+            ConfigError,
+            "chunk_steps is 1000, .*4000 over 2 shards and 4 streams no more than 962",
+        ),
         (changed(replay={"ratio": 0.001}), ConfigError, r"0\.001 is too low"),
     ],
 )

@@ -101,7 +101,8 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(
 
 
 def test_a_full_disk_is_told_when_appending() -> None:
-    with pytest.raises(RunDirError, match="No space left on device"):
+    free = r"No space left on device, [\d,]+\.\d MB are free\. What"
+    with pytest.raises(RunDirError, match=free):
         append_line(Path("/dev/full"), {"value": 1})
 
 
@@ -134,3 +135,8 @@ def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "status.json")
     with pytest.raises(RunDirError, match=r"cannot read .*missing\.json"):
         read_json(tmp_path / "missing.json")
+    (tmp_path / "config.json").write_bytes(b"\xff\x00")
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"a": 1}\n\xff')
+    for read in (RunDir(tmp_path).load_config, RunDir(tmp_path).read_metrics):
+        with pytest.raises(RunDirError, match=r"(config|metrics)\.jsonl? is damaged, not text"):
+            read()
