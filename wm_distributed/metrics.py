@@ -107,6 +107,8 @@ METRICS: dict[str, Metric] = {
     "search/return_max": Metric("gauge", "max", "Best candidate of it; a lucky one, no result."),
     "search/return_std": Metric("gauge", "max", "Standard deviation of it, over candidates."),
     "search/sigma": Metric("gauge", "max", "Step size of the last generation."),
+    "search/candidate_episodes": Metric("gauge", "max", "Episodes of each of its candidates."),
+    "search/reliability": Metric("gauge", "max", "Share of their variance that is no noise."),
     "search/best_mean": Metric("gauge", "max", "Best mean return of a mean solution, held out."),
     "search/best_std": Metric("gauge", "max", "Standard deviation of it, over episodes."),
     "search/best_episodes": Metric("gauge", "max", "Episodes of it."),

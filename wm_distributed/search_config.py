@@ -53,6 +53,9 @@ class SearchConfig:
     """First standard deviation of the parameters: one for all islands, or one for each."""
     episodes: Count = 4
     """Episodes of a candidate; all candidates of a generation get the same seeds."""
+    episodes_up_to: Count | None = None
+    """Episodes of a candidate are doubled up to so many, each time when most of what candidates
+    differ by has been noise for some generations; none: never."""
     limits: EpisodeLimits = field(default_factory=EpisodeLimits)
     """Early ends of candidates' episodes, which save time where candidates are hopeless."""
     covariance: Literal["auto", "full", "diagonal"] = "auto"
@@ -102,6 +105,7 @@ class SearchConfig:
                     f"search.{name} needs one value, or one for each of the {self.islands} "
                     f"islands, got {len(values)}: {values}"
                 )
+        self._check_episodes()
         if self.where == "dream" and self.limits.patience is not None:
             raise ConfigError(
                 f"search.limits.patience is {self.limits.patience}, but dreamed rewards are "
@@ -111,4 +115,17 @@ class SearchConfig:
             raise ConfigError(
                 "islands and restarts are compared by held-out evaluations: set "
                 "search.held_out_every above 0"
+            )
+
+    def _check_episodes(self) -> None:
+        up_to = self.episodes_up_to
+        if up_to is not None and up_to < self.episodes:
+            raise ConfigError(
+                f"search.episodes_up_to must be at least search.episodes, {self.episodes}, got "
+                f"{up_to}"
+            )
+        if up_to is not None and up_to > self.episodes == 1:
+            raise ConfigError(
+                "search.episodes_up_to needs search.episodes of at least 2: one episode of each "
+                "candidate does not show how much of their differences is noise"
             )

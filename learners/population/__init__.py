@@ -4,6 +4,7 @@
 
     Archipelago ── Island ── CmaEs                  one distribution: sample, update
        ask/tell      │  └─── ResultTable            who was asked, what came back
+                     ├────── Repetition             episodes of a candidate, more as noise decides
                      └────── Restarts               what follows when it has converged
 
 :class:`~learners.search_server.SearchServer` hands the tasks out, and a

@@ -129,6 +129,10 @@ class Archipelago:
             stats["search/return_std"] = max(last, key=lambda r: r.return_mean).return_std
             stats["search/return_max"] = max(record.return_max for record in last)
             stats["search/sigma"] = max(record.sigma for record in last)
+            stats["search/candidate_episodes"] = float(max(record.episodes for record in last))
+        reliabilities = [record.reliability for record in last if record.reliability is not None]
+        if reliabilities:
+            stats["search/reliability"] = min(reliabilities)
         valid = [record for record in self.evaluations if math.isfinite(record.return_mean)]
         if valid:
             best = max(valid, key=lambda record: record.return_mean)

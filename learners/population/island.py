@@ -21,6 +21,7 @@ import numpy as np
 from learners.population.cma_es import CmaEs
 from learners.population.plain import pack_array, unpack_array
 from learners.population.records import Evaluation, GenerationRecord
+from learners.population.repetition import Repetition, estimate_reliability
 from learners.population.restarts import Restarts, Run
 from learners.population.result_table import ResultTable
 from wm_distributed.errors import CheckpointError, SearchError
@@ -80,6 +81,7 @@ class Island:
         self._restarts = Restarts(
             config.restarts, sizes[index % len(sizes)], sigmas[index % len(sigmas)]
         )
+        self._repetition = Repetition(config.episodes, config.episodes_up_to)
         self._run_episodes = 0
         self._episodes = 0
         self._immigrant: Array | None = None
@@ -193,6 +195,7 @@ class Island:
             ],
             "finished": self.finished,
             "restarts": self._restarts.state_dict(),
+            "repetition": self._repetition.state_dict(),
             "run_episodes": self._run_episodes,
             "episodes": self._episodes,
             "immigrant": None if self._immigrant is None else pack_array(self._immigrant),
@@ -232,6 +235,7 @@ class Island:
         ]
         self.finished = bool(state["finished"])
         self._restarts.load_state_dict(state["restarts"])
+        self._repetition.load_state_dict(state["repetition"])
         self._run_episodes = int(state["run_episodes"])
         self._episodes = int(state["episodes"])
         packed = state["immigrant"]
@@ -271,7 +275,7 @@ class Island:
         params.flags.writeable = False  # evaluators in this process see it
         seeds = [
             search_seed(self._seed, self.index, self.generation, episode)
-            for episode in range(self._config.episodes)
+            for episode in range(self._repetition.episodes)
         ]
         return ResultTable(self.index, self.generation, params, seeds)
 
@@ -294,11 +298,15 @@ class Island:
         has_immigrant = self._immigrant is not None and last in rows
         sigma = self._es.sigma
         self._es.update(params[rows], fitness, [len(rows) - 1] if has_immigrant else [])
-        self._record(returns[ok], sigma, len(rows))
+        reliability = estimate_reliability(table.returns[rows[ok]])
+        self._record(returns[ok], sigma, len(rows), reliability)
+        self._repetition.take(reliability)
         self._run_episodes += table.num_done
         self._episodes += table.num_done
 
-    def _record(self, returns: Array, sigma: float, complete: int) -> None:
+    def _record(
+        self, returns: Array, sigma: float, complete: int, reliability: float | None
+    ) -> None:
         missing = len(self._table.params) - complete
         self.counts["quorum_tells"] += missing > 0
         self.counts["missing_candidates"] += missing
@@ -315,6 +323,8 @@ class Island:
                 return_max=float(returns.max()),
                 failed=complete - len(returns),
                 missing=missing,
+                episodes=self._repetition.episodes,
+                reliability=reliability,
             )
         )
 
@@ -333,6 +343,7 @@ class Island:
             "island %d restarts after generation %d (%s): %s", self.index, self.generation, why, run
         )
         self.counts["restarts"] += 1
+        self._repetition = Repetition(self._config.episodes, self._config.episodes_up_to)
         self._run_episodes = 0
         self._immigrant = None
         self._es = self._new_run(run)

@@ -23,6 +23,9 @@ class GenerationRecord:
         return_max: Best of them; one lucky candidate, not a result to report.
         failed: Candidates with an episode whose return was not finite; ranked worst.
         missing: Candidates left out because the quorum was reached without them.
+        episodes: Of each candidate.
+        reliability: Share of the variance between candidates that is not noise; None: not known,
+            as with one episode (see :func:`~learners.population.repetition.estimate_reliability`).
     """
 
     island: int
@@ -36,6 +39,8 @@ class GenerationRecord:
     return_max: float
     failed: int
     missing: int
+    episodes: int
+    reliability: float | None
 
 
 @dataclass(frozen=True, slots=True)

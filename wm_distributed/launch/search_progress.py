@@ -50,7 +50,10 @@ def _population(status: RunStatus) -> str:
     if "search/return_mean" not in metrics:
         return "the first is under way"
     spread = f"{metrics['search/return_mean']:.2f} ± {metrics['search/return_std']:.2f}"
-    return f"{spread}, best {metrics['search/return_max']:.2f}"
+    episodes = f"{metrics['search/candidate_episodes']:.0f} episodes each"
+    if "search/reliability" in metrics:
+        episodes += f", reliability {metrics['search/reliability']:.2f}"
+    return f"{spread}, best {metrics['search/return_max']:.2f} ({episodes})"
 
 
 def _sigma(status: RunStatus) -> str:

@@ -260,6 +260,48 @@ def test_without_a_quorum_every_candidate_is_waited_for(make_search: Make, answe
     assert [task.generation for task, _ in search.ask()] == [0]
 
 
+# ------------------------------------------------------------------------- episodes of a candidate
+
+
+def chance(task: CandidateTask, params: Array) -> EpisodeResult:
+    """Tells nothing about a candidate."""
+    return EpisodeResult(np.random.default_rng([task.seed, task.candidate + 1]).normal(), 1)
+
+
+def test_where_chance_decides_candidates_get_more_episodes(make_search: Make) -> None:
+    search, course = run(make_search(episodes_up_to=8), chance, 40)
+    episodes = [record.episodes for record in search.generations]
+    assert episodes == sorted(episodes)
+    assert set(episodes) == {2, 4, 8}
+    seeds: dict[int, set[int]] = {}
+    for task in course:
+        if task.candidate != MEAN:
+            seeds.setdefault(task.generation, set()).add(task.seed)
+    assert [len(seeds[record.generation]) for record in search.generations] == episodes
+    assert len(set.union(*seeds.values())) == sum(map(len, seeds.values()))
+    stats = search.stats()
+    assert stats["search/candidate_episodes"] == 8
+    assert stats["search/reliability"] == search.generations[-1].reliability
+
+
+def test_where_returns_tell_candidates_apart_they_do_not(make_search: Make, answer: Answer) -> None:
+    """Here noise is the same for all candidates of an episode."""
+    search, _ = run(make_search(episodes_up_to=8), answer, 40)
+    assert {record.episodes for record in search.generations} == {2}
+    assert min(record.reliability or 0 for record in search.generations) > 0.99
+
+
+def test_a_restart_begins_with_the_first_number_of_episodes(make_search: Make) -> None:
+    def answer(task: CandidateTask, params: Array) -> EpisodeResult:
+        clear = EpisodeResult(-float((params**2).sum()), 1)
+        return chance(task, params) if task.generation < 12 else clear
+
+    search, _ = run(make_search(2, restarts="ipop", episodes_up_to=4), answer, 200)
+    before, after = ([r for r in search.generations if r.run == run] for run in (0, 1))
+    assert (before[0].episodes, before[-1].episodes) == (2, 4)
+    assert {record.episodes for record in after} == {2}
+
+
 # ---------------------------------------------------------------------------- order and resuming
 
 
@@ -321,6 +363,30 @@ def test_killed_five_times_at_any_moment_it_asks_for_the_same(
     assert again.evaluations == search.evaluations
     assert np.array_equal(again.best(), search.best())
     assert again.stats() == search.stats()
+
+
+def test_a_growing_number_of_episodes_survives_kills_and_follows_from_the_results(
+    make_search: Make,
+) -> None:
+    told = 0
+
+    def make() -> Archipelago:
+        return make_search(episodes_up_to=4)
+
+    def kill(search: Archipelago) -> Archipelago:
+        nonlocal told
+        told += 1
+        return saved_and_loaded(search, make()) if told % 7 == 0 else search
+
+    search, course = run(make(), chance, 12)
+    assert search.generations[-1].episodes == 4
+    again, same = run(make(), chance, 12, restart=kill)
+    assert list(same.items()) == list(course.items())
+    assert again.generations == search.generations
+    replayed = make()  # from the journal alone
+    for task in course:
+        replayed.tell(task, chance(task, np.zeros(5)))
+    assert replayed.state_dict() == search.state_dict()
 
 
 def test_every_moment_of_a_generation_can_be_resumed(make_search: Make, answer: Answer) -> None:

@@ -54,6 +54,7 @@ def car_racing() -> RunConfig[WorldModelsConfig]:
             population_size=(32,),
             sigma=(0.1,),
             episodes=2,
+            episodes_up_to=8,
             covariance="diagonal",
             # 400 frames at first, whole episodes after 50 generations; 100 frames without a new
             # tile are enough to see that a candidate is lost.
