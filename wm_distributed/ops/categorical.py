@@ -60,10 +60,13 @@ class _StraightThrough(torch.autograd.Function):
 def sample_index(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """Classes ``int64 (…,)`` drawn from logits ``(…, C)``, here with the classes *last*.
 
-    The class that comes first in a race of exponential clocks, whose rates are the probabilities.
+    By inverting the distribution function, which takes one random number a draw.
     """
-    probs = logits.float().softmax(-1)
-    return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
+    bounds = logits.float().softmax(-1).cumsum(-1)
+    uniform = torch.rand(logits.shape[:-1], device=logits.device, generator=generator)
+    drawn = (uniform * bounds[..., -1]).unsqueeze(-1)
+    index = torch.searchsorted(bounds, drawn, right=True).squeeze(-1)
+    return index.clamp_max(logits.shape[-1] - 1)  # where rounding leaves all behind
 
 
 def to_index(one_hot: Tensor) -> Tensor:
