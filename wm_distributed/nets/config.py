@@ -21,6 +21,9 @@ class OptimConfig:
     """Learning rate."""
     warmup_steps: Whole = 1000
     """Train steps during which the learning rate rises from zero."""
+    decay_steps: Whole = 0
+    """Train steps after those over which the learning rate falls to a tenth, in a straight line;
+    0: it stays."""
     beta1: Decay = 0.9
     """Decay of the averaged update (momentum)."""
     beta2: Decay = 0.999

@@ -16,6 +16,8 @@ from wm_distributed.collective import Collective
 from wm_distributed.nets.config import OptimConfig
 
 _MIN_PARAM_NORM = 1e-3
+_LOWEST_RATE = 0.1
+"""What is left of the learning rate after its decay."""
 
 
 class FlatOptimizer:
@@ -78,14 +80,21 @@ class FlatOptimizer:
         before = self._step.clone()
         self._step += 1
         update = self._laprop() if self._config.kind == "laprop" else self._adam()
-        lr = self._config.lr * (before / max(self._config.warmup_steps, 1)).clamp_max(1.0)
-        if self._config.warmup_steps == 0:
-            lr = torch.full_like(lr, self._config.lr)
+        lr = self._learning_rate(before)
         if self._config.weight_decay:
             self._decayed.mul_(1.0 - lr * self._config.weight_decay)
         update.mul_(lr)
         self.flat.sub_(update)
         return {"grad_norm": grad_norm, "update_norm": torch.linalg.vector_norm(update)}
+
+    def _learning_rate(self, step: Tensor) -> Tensor:
+        """The rate after ``step`` updates, a scalar."""
+        config = self._config
+        risen = (step / config.warmup_steps if config.warmup_steps else step + 1.0).clamp_max(1.0)
+        if not config.decay_steps:
+            return risen * config.lr
+        fallen = ((step - config.warmup_steps) / config.decay_steps).clamp(0.0, 1.0)
+        return risen * config.lr * (1.0 - (1.0 - _LOWEST_RATE) * fallen)
 
     def _clip(self, grad_norm: Tensor) -> None:
         if self._config.agc is not None:

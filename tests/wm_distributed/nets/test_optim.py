@@ -84,6 +84,19 @@ def test_the_first_step_of_a_warmup_changes_nothing() -> None:
     assert torch.equal(layer.weight, before)
 
 
+def test_the_learning_rate_falls_to_a_tenth_after_the_warmup() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    config = OptimConfig(
+        kind="adam", lr=1.0, warmup_steps=2, decay_steps=4, agc=None, eps=1e-8, beta1=0.0, beta2=0.0
+    )
+    optimizer = FlatOptimizer(layer.parameters(), config, Collective())
+    rates = []
+    for _ in range(8):
+        optimizer.grad.fill_(3.0)  # whose size Adam takes away
+        rates.append(float(optimizer.step()["update_norm"]))
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 0.775, 0.55, 0.325, 0.1, 0.1])
+
+
 def test_a_parameter_without_gradient_stays() -> None:
     params = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))]
     optimizer = FlatOptimizer(params, OptimConfig(warmup_steps=0, lr=0.1), Collective())
