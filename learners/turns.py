@@ -22,13 +22,13 @@ class PhaseTurns:
         """Begins the first phase.
 
         Args:
-            phases: Gradient phases, taken in turn for ``Phase.steps`` steps each, and sweeps; from
-                the cycle ``Phase.first_cycle`` on. Without one, it is finished.
+            phases: Gradient phases, taken in turn for ``Phase.steps`` steps each, and sweeps, in
+                the cycles in which they take part. Without one, it is finished.
             repeat: Whether the first phase comes again after the last.
 
         Raises:
-            ConfigError: A phase takes no batches, or the first one does not take part in the first
-                cycle.
+            ConfigError: A phase takes no batches, the first one does not take part in the first
+                cycle, or none goes on for ever although phases repeat.
         """
         self.specs: list[DataSpec] = []
         for phase in phases:
@@ -44,6 +44,8 @@ class PhaseTurns:
                 f"phase {phases[0].name!r} comes first and must take part in every cycle, got "
                 f"first_cycle {phases[0].first_cycle}"
             )
+        if phases and repeat and all(phase.num_cycles is not None for phase in phases):
+            raise ConfigError("phases that come again need one that does so in every later cycle")
         self._phases = phases
         self._repeat = repeat
         self._cycle = 0
@@ -79,10 +81,13 @@ class PhaseTurns:
 
     def advance(self) -> None:
         """Goes on to the next phase, which may be in the next cycle; or finishes."""
-        following = self._following()
-        if following == 0 and not self._repeat:
+        following = self._following(self._index + 1)
+        if following is None and not self._repeat:
             self.finished = True
             return
+        while following is None:
+            self._cycle += 1
+            following = self._following(0)
         self._index, self.steps = following, 0
         if not self.sweeps:
             self.steps, self._steps_after_sweep = self._steps_after_sweep, 0
@@ -113,9 +118,9 @@ class PhaseTurns:
         if self.sweeps:
             self.steps, self._steps_after_sweep = 0, self.steps
 
-    def _following(self) -> int:
-        for index in range(self._index + 1, len(self._phases)):
-            if self._phases[index].first_cycle <= self._cycle:
+    def _following(self, first: int) -> int | None:
+        """The first phase from ``first`` on that takes part in this cycle."""
+        for index in range(first, len(self._phases)):
+            if self._phases[index].takes_part(self._cycle):
                 return index
-        self._cycle += 1
-        return 0
+        return None

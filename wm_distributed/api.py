@@ -295,6 +295,7 @@ class Phase:
         steps: Train steps before the next phase's turn, or environment steps of a collection;
             None: for ever, or as long as a sweep or a search takes.
         first_cycle: Cycles, that is rounds of all phases' turns, in which it is passed over.
+        num_cycles: Cycles in which it takes part from then on; None: all.
     """
 
     name: str
@@ -302,6 +303,12 @@ class Phase:
     kind: Literal["gradient", "collection", "sweep", "population"] = "gradient"
     steps: int | None = None
     first_cycle: int = 0
+    num_cycles: int | None = None
+
+    def takes_part(self, cycle: int) -> bool:
+        """Whether it has a turn in a cycle."""
+        past = cycle - self.first_cycle
+        return past >= 0 and (self.num_cycles is None or past < self.num_cycles)
 
 
 @dataclass(frozen=True)

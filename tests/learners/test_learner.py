@@ -212,6 +212,31 @@ def test_a_phase_takes_part_from_its_first_cycle_on_and_so_after_a_resume() -> N
     assert "".join(names) == "aa" + "aac" + "aabc"
 
 
+def test_a_phase_leaves_after_its_cycles_and_so_after_a_resume() -> None:
+    phases = [
+        Phase(name="a", data=DATA, steps=1, num_cycles=2),
+        Phase(name="b", data=DATA, steps=1, first_cycle=1, num_cycles=2),
+        Phase(name="c", data=DATA, steps=1, first_cycle=4),
+        Phase(name="d", data=DATA, steps=1),
+    ]
+    first = make(Recorder(), phases=phases)
+    names = []
+    for _ in range(6):
+        names.append(first.phase)
+        first.step()
+    second = make(Recorder(), phases=phases)
+    second.load_state_dict(first.state_dict())
+    for _ in range(6):
+        names.append(second.phase)
+        second.step()
+    assert "".join(names) == "ad" + "abd" + "bd" + "d" + "cd" + "cd"
+
+
+def test_phases_that_all_leave_are_refused() -> None:
+    with pytest.raises(ConfigError, match="need one that does so in every later cycle"):
+        make(Recorder(), phases=[Phase(name="a", data=DATA, steps=1, num_cycles=1)])
+
+
 def test_a_first_phase_that_would_not_take_part_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"phase 'late' comes first .* got first_cycle 1"):
         make(Recorder(), phases=[Phase(name="late", data=DATA, first_cycle=1)])
