@@ -25,7 +25,7 @@ TOKENS, VOCABULARY, ACTIONS = 16, 512, 6
 def with_cache(model: WorldModel, tokens: torch.Tensor, frames: int) -> None:
     """Imagines ``frames`` frames after the one given."""
     first = torch.zeros(len(tokens), 1, dtype=torch.bool)
-    imagination = Imagination(model, 1, tokens[:, None], tokens[:, :0], first)
+    imagination = Imagination(model, tokens[:, None], tokens[:, :0], first)
     for _ in range(frames):
         imagination.step(torch.zeros(len(tokens), dtype=torch.long))
 

@@ -30,15 +30,20 @@ if TYPE_CHECKING:
 
 
 def _phases(config: IrisConfig) -> list[Phase]:
-    """The cycle of phases; the tokenizer's frames alone count for the replay ratio."""
+    """The cycle of phases; one alone counts for the replay ratio, which always comes again."""
     tokenizer, world, actor = config.tokenizer, config.world_model, config.actor_critic
-    frames = DataSpec(table="frames", batch_size=tokenizer.batch_size, length=1)
+    frames = DataSpec(
+        table="frames",
+        batch_size=tokenizer.batch_size,
+        length=1,
+        counts_for_ratio=tokenizer.cycles is None,
+    )
     segments = DataSpec(
         table="segments",
         batch_size=world.batch_size,
         length=world.blocks,
         context=1,
-        counts_for_ratio=False,
+        counts_for_ratio=tokenizer.cycles is not None,
     )
     starts = DataSpec(
         table="starts",
@@ -48,7 +53,7 @@ def _phases(config: IrisConfig) -> list[Phase]:
         counts_for_ratio=False,
     )
     return [
-        Phase(name=TOKENIZER, data=frames, steps=tokenizer.steps),
+        Phase(name=TOKENIZER, data=frames, steps=tokenizer.steps, num_cycles=tokenizer.cycles),
         Phase(name=WORLD_MODEL, data=segments, steps=world.steps, first_cycle=world.first_cycle),
         Phase(name=ACTOR_CRITIC, data=starts, steps=actor.steps, first_cycle=actor.first_cycle),
     ]
@@ -75,7 +80,7 @@ def _build_policy(config: IrisConfig, spaces: EnvSpaces, seed: int) -> Policy:
 def _build_simulator(trainable: IrisTrainable) -> Simulator:
     from wm_distributed.families.iris.simulator import IrisSimulator
 
-    return IrisSimulator(trainable.model, trainable.config)
+    return IrisSimulator(trainable.model)
 
 
 FAMILY = FamilySpec(

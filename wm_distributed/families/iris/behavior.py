@@ -35,7 +35,6 @@ def imagine(
     state = burn_in(model, tokens[:, :-1], columns[IS_FIRST])
     imagination = Imagination(
         model.world_model,
-        config.world_model.refill_blocks,
         tokens,
         columns[ACTION][:, :-1].long(),
         columns[IS_FIRST],

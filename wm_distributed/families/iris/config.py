@@ -72,6 +72,9 @@ class TokenizerConfig:
     """Frames in the global batch."""
     steps: Count = 200
     """Train steps in a cycle."""
+    cycles: Count | None = None
+    """Cycles in which it is trained; none: all (the paper). Tokens keep their meaning afterwards,
+    which the world model would otherwise learn again and again."""
     optim: OptimConfig = field(default_factory=adam)
     """Optimiser."""
 
@@ -104,6 +107,9 @@ class WorldModelConfig:
     token of the frame that they arrive with, where no motion has to be foreseen."""
     dropout: Decay = 0.1
     """Share of embeddings, attention weights and residuals dropped in training."""
+    temperature: Positive = 1.0
+    """Of the tokens that are sampled in imagination. Lower, errors of a model that is not sure yet
+    do not add up over the frames; what truly is by chance becomes rarer too."""
     refill_blocks: Count = 1
     """Newest blocks that imagination begins with, and goes on with whenever the window is full
     (the paper: the last frame alone)."""
@@ -125,6 +131,9 @@ class ActorCriticConfig:
     """Channels of the convolutions; each halves the frame."""
     units: Count = 512
     """Units of the LSTM."""
+    standardize: bool = False
+    """Frames are standardised by running statistics and features normalised, so that what all
+    frames have in common does not drown what tells them apart (off in the paper)."""
     burn_in: Whole = 20
     """Real frames that the LSTM sees before imagination begins."""
     horizon: Annotated[int, Range(at_least=2)] = 20

@@ -46,28 +46,26 @@ class Imagination:
     def __init__(
         self,
         model: WorldModel,
-        refill_blocks: int,
         tokens: Tensor,
         actions: Tensor,
         is_first: Tensor,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Begins with the newest of the given frames.
+        """Begins with the newest of the given frames, ``refill_blocks`` at most.
 
         Args:
             model: The world model.
-            refill_blocks: Frames r that it begins with, and goes on with when the window is full.
             tokens: ``int64 (B, T, K)``, at least one frame; the last one is where it begins.
             actions: ``int64 (B, T - 1)``, chosen in all frames but the last.
             is_first: ``bool (B, T)``; what lies before an episode's first frame is not seen.
             generator: Of the sampled tokens.
         """
         self._model = model
-        self._refill = refill_blocks
+        self._refill = model.config.refill_blocks
         self._generator = generator
-        self._frames = list(tokens[:, -refill_blocks:].unbind(1))
+        self._frames = list(tokens[:, -self._refill :].unbind(1))
         self._actions = list(actions[:, actions.shape[1] + 1 - len(self._frames) :].unbind(1))
-        self._segments = list(segments(is_first)[:, -refill_blocks:].unbind(1))
+        self._segments = list(segments(is_first)[:, -self._refill :].unbind(1))
         self._fill()
 
     @property
@@ -90,7 +88,8 @@ class Imagination:
         return Prediction(self.tokens, reward, end)
 
     def _sample(self, out: Tensor) -> Tensor:
-        return sample_index(self._model.next_token(out), self._generator)
+        logits = self._model.next_token(out) / self._model.config.temperature
+        return sample_index(logits, self._generator)
 
     def _append(self, tokens: Tensor, action: Tensor) -> None:
         """Adds a frame, and forgets those that no refill would need."""

@@ -64,10 +64,10 @@ def world_model_report(model: IrisModel, config: IrisConfig, batch: TensorBatch)
     segment = segments(columns[IS_FIRST])
     valid = segment[:, seen:] == segment[:, seen - 1 : seen]
     actions = columns[ACTION].long()
-    imagined = open_loop(model, config, tokens, columns[IS_FIRST], actions, seen)
+    imagined = open_loop(model, tokens, columns[IS_FIRST], actions, seen)
     guesses = {
         "horizon": imagined,
-        "shuffled": open_loop(model, config, tokens, columns[IS_FIRST], actions.roll(1, 0), seen),
+        "shuffled": open_loop(model, tokens, columns[IS_FIRST], actions.roll(1, 0), seen),
         "copy": pixels[:, seen - 1 : seen].expand_as(true),
     }
     scalars = {
@@ -90,7 +90,6 @@ def world_model_report(model: IrisModel, config: IrisConfig, batch: TensorBatch)
 
 def open_loop(
     model: IrisModel,
-    config: IrisConfig,
     tokens: Tensor,
     is_first: Tensor,
     actions: Tensor,
@@ -100,7 +99,6 @@ def open_loop(
 
     Args:
         model: In evaluation mode.
-        config: What imagination begins with.
         tokens: Of all T frames, ``(B, T, K)``.
         is_first: ``bool (B, T)``.
         actions: ``int64 (B, T)``.
@@ -108,7 +106,6 @@ def open_loop(
     """
     imagination = Imagination(
         model.world_model,
-        config.world_model.refill_blocks,
         tokens[:, :seen],
         actions[:, : seen - 1],
         is_first[:, :seen],

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from wm_distributed.api import SimulatedStep
-from wm_distributed.families.iris.config import IrisConfig
 from wm_distributed.families.iris.imagination import Imagination
 from wm_distributed.families.iris.model import IrisModel
 from wm_distributed.families.iris.steps import to_pixels
@@ -16,19 +15,18 @@ from wm_distributed.types import ACTION, IS_FIRST, TensorBatch
 class IrisSimulator:
     """Samples frames; rewards are expected signs, and ends come as chances."""
 
-    def __init__(self, model: IrisModel, config: IrisConfig, seed: int = 0) -> None:
+    def __init__(self, model: IrisModel, seed: int = 0) -> None:
         """Shares the model's parameters; random numbers come from ``seed``."""
         self._model = model
-        self._refill = config.world_model.refill_blocks
         self._generator = torch.Generator(model.value.weight.device).manual_seed(seed)
 
     @torch.no_grad()
     def start(self, context: TensorBatch) -> Imagination:
         acting, columns = self._model.acting, context.columns
-        images = context.obs()[acting.image_key][:, -self._refill :]
+        newest = self._model.world_model.config.refill_blocks
+        images = context.obs()[acting.image_key][:, -newest:]
         return Imagination(
             self._model.world_model,
-            self._refill,
             acting.tokenizer.encode(to_pixels(images)),
             columns[ACTION][:, -images.shape[1] : -1].long(),
             columns[IS_FIRST][:, -images.shape[1] :],

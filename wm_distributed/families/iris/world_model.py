@@ -56,6 +56,7 @@ class WorldModel(nn.Module):
             num_actions: A.
         """
         super().__init__()
+        self.config = config
         self.num_tokens = num_tokens
         self.block = num_tokens + 1
         self.late_outcomes = config.outcomes == "frame"

@@ -53,7 +53,8 @@ class Recorder(Imagination):
 def roll(
     model: WorldModel, refill: int, past: tuple[Tensor, Tensor, Tensor], steps: int
 ) -> tuple[Recorder, list[Prediction], Tensor]:
-    imagination = Recorder(model, refill, *past, generator())
+    model.config = replace(model.config, refill_blocks=refill)
+    imagination = Recorder(model, *past, generator())
     actions = torch.randint(A, (B, steps), generator=torch.Generator().manual_seed(2))
     return imagination, [imagination.step(actions[:, t]) for t in range(steps)], actions
 
@@ -93,7 +94,7 @@ def test_a_full_window_is_filled_again_with_the_newest_blocks(
     # From the refill on, it is as if imagination had begun with those frames.
     newest = slice(steps, steps + refill)
     fresh = Recorder(
-        model, refill, frames[:, newest], every[:, newest][:, : refill - 1],
+        model, frames[:, newest], every[:, newest][:, : refill - 1],
         torch.zeros(B, refill, dtype=torch.bool), generator(),
     )  # fmt: skip
     fresh.step(taken[:, steps])
@@ -106,8 +107,9 @@ def test_what_lies_before_an_episode_is_not_seen(model: WorldModel) -> None:
     is_first[2:, 1] = True  # the last rows' episodes begin at the second frame
     other = tokens.clone()
     other[:, 0] = (other[:, 0] + 1) % V
+    model.config = replace(model.config, refill_blocks=3)
     first, second = (
-        Imagination(model, 3, frames, actions, is_first, generator()).step(actions[:, 0])
+        Imagination(model, frames, actions, is_first, generator()).step(actions[:, 0])
         for frames in (tokens, other)
     )
     changed = (first.reward != second.reward).any(-1)
@@ -119,7 +121,7 @@ def test_tokens_of_a_frame_are_drawn_one_after_the_other(model: WorldModel) -> N
     """Rows that begin alike and draw another first token get other chances for the second."""
     tokens = torch.zeros(B, 1, K, dtype=torch.long)
     imagination = Recorder(
-        model, 1, tokens, tokens[:, :0, 0], torch.zeros(B, 1, dtype=torch.bool), generator()
+        model, tokens, tokens[:, :0, 0], torch.zeros(B, 1, dtype=torch.bool), generator()
     )
     drawn = imagination.step(torch.zeros(B, dtype=torch.long)).tokens[:, 0]
     first, second = imagination.logits[:2]
@@ -128,6 +130,17 @@ def test_tokens_of_a_frame_are_drawn_one_after_the_other(model: WorldModel) -> N
     assert other.any()
     for row in range(B):
         assert torch.allclose(second[row], second[0], atol=1e-4) != bool(other[row])
+
+
+@torch.no_grad()
+def test_a_low_temperature_leaves_the_likeliest_token(model: WorldModel) -> None:
+    tokens = torch.zeros(B, 1, K, dtype=torch.long)
+    model.config = replace(model.config, temperature=1e-4)
+    imagination = Recorder(
+        model, tokens, tokens[:, :0, 0], torch.zeros(B, 1, dtype=torch.bool), generator()
+    )
+    drawn = imagination.step(torch.arange(B) % A).tokens
+    assert torch.equal(drawn, torch.stack(imagination.logits, dim=1).argmax(-1))
 
 
 def test_the_expected_reward_is_the_difference_of_the_chances() -> None:
