@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wm_distributed.families.iris.config import ActorCriticConfig
+from wm_distributed.families.iris.standardize import Standardize
 from wm_distributed.families.iris.steps import masked_mean
 from wm_distributed.ops.returns import lambda_return
 
@@ -38,7 +39,9 @@ class Actor(nn.Module):
     """Features of frames, the LSTM over them, and the policy's logits.
 
     Source: Micheli et al. (2023), appendix A.3. The last layer starts near zero here, so that the
-        first policy is nearly uniform.
+        first policy is nearly uniform. If ``standardize`` is set, frames are standardised,
+        convolutions start as in He et al., "Delving Deep into Rectifiers" (2015), and features
+        pass layer normalisation.
     """
 
     def __init__(self, config: ActorCriticConfig, image_size: int, num_actions: int) -> None:
@@ -49,10 +52,19 @@ class Actor(nn.Module):
             layers += [nn.Conv2d(num_in, num_out, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
         size = image_size // 2 ** len(config.channels)
         self.convolutions = nn.Sequential(*layers)
-        self.lstm = nn.LSTMCell(config.channels[-1] * size**2, config.units)
+        num_features = config.channels[-1] * size**2
+        self.lstm = nn.LSTMCell(num_features, config.units)
         self.policy = nn.Linear(config.units, num_actions)
         nn.init.normal_(self.policy.weight, std=1e-3)
         nn.init.zeros_(self.policy.bias)
+        self.standardize: Standardize | None = None
+        self.norm: nn.Module = nn.Identity()
+        if config.standardize:
+            self.standardize = Standardize(image_size)
+            self.norm = nn.LayerNorm(num_features)
+            for layer in layers:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def initial_state(self, num: int) -> ActorState:
         """Zeros."""
@@ -61,7 +73,8 @@ class Actor(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """Of frames ``(N, 3, H, W)`` in [0, 1], ``(N, F)``."""
-        out: Tensor = self.convolutions(2.0 * pixels - 1.0).flatten(1)
+        frames = 2.0 * pixels - 1.0 if self.standardize is None else self.standardize(pixels)
+        out: Tensor = self.norm(self.convolutions(frames).flatten(1))
         return out
 
     def remember(self, features: Tensor, state: ActorState) -> ActorState:

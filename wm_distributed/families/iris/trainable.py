@@ -128,6 +128,10 @@ class IrisTrainable:
         return losses
 
     def _actor_critic(self, batch: TensorBatch) -> _Losses:
+        if (standardize := self.model.acting.actor.standardize) is not None:
+            standardize.follow(
+                to_pixels(self._images(batch).flatten(0, 1)), self._context.collective
+            )
         trajectory = imagine(self.model, self.config, batch, self._generator)
         return actor_critic_losses(self.config.actor_critic, trajectory)
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from wm_distributed.collective import Collective
 from wm_distributed.families.iris.actor_critic import Actor, Trajectory, actor_critic_losses
 from wm_distributed.families.iris.config import ActorCriticConfig
 
@@ -72,3 +73,20 @@ def test_the_state_remembers_until_an_episode_begins() -> None:
     fresh = actor.remember(second, actor.initial_state(2))
     torch.testing.assert_close(later.hidden[1], fresh.hidden[1])
     assert not torch.allclose(later.hidden[0], fresh.hidden[0])
+
+
+def test_standardised_actors_tell_frames_apart_that_have_nearly_all_in_common() -> None:
+    """One bright pixel on a bright ground: without standardising, all frames look the same."""
+    frames = torch.full((16, 3, 16, 16), 0.7)
+    frames[torch.arange(16), :, torch.arange(16), 3] = 1.0
+    spread = {}
+    for standardize in (False, True):
+        torch.manual_seed(0)
+        config = ActorCriticConfig(channels=(4, 4), units=8, standardize=standardize)
+        actor = Actor(config, 16, 3)
+        if actor.standardize is not None:
+            actor.standardize.follow(frames, Collective())
+        features = actor.features(frames).detach()
+        spread[standardize] = float(features.std(0).mean() / features.abs().mean())
+    assert spread[False] < 0.1
+    assert spread[True] > 0.5

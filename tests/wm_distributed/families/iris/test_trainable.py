@@ -83,6 +83,14 @@ def test_the_schedule_of_the_paper_is_the_preset_s() -> None:
     assert _counted(world) == _counted(actor) == 0
 
 
+def test_collection_is_paced_by_a_phase_that_never_leaves(config: IrisConfig) -> None:
+    stopping = replace(config, tokenizer=replace(config.tokenizer, cycles=3))
+    assert [_counted(phase) > 0 for phase in FAMILY.phases(config)] == [True, False, False]
+    tokenizer, *others = FAMILY.phases(stopping)
+    assert [_counted(phase) > 0 for phase in (tokenizer, *others)] == [False, True, False]
+    assert [tokenizer.takes_part(cycle) for cycle in (0, 2, 3)] == [True, True, False]
+
+
 def _counted(phase: Phase) -> int:
     assert phase.data is not None
     return phase.data.trained_steps
