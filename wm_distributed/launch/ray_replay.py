@@ -31,15 +31,16 @@ from replay_service.messages import (
 )
 from replay_service.shard import ReplayShard
 from replay_service.shared_rings import SharedReply, SharedRings
-from replay_service.staging import Staged, StagedReader
-from wm_distributed.launch.ray_pending import RayPending
+from replay_service.staging import StagedReader
+from wm_distributed.launch.ray_pending import PackedPending, RayPending, pack, unpack
 from wm_distributed.launch.ray_staging import StagedInserts
 from wm_distributed.roles import Pending
 from wm_distributed.types import SequenceChunk
 
 _NO_ROWS = np.zeros((0, 0), np.int64)
 _ANSWER_SECONDS = 30.0  # beyond the time that a call may wait in the limiter
-_remote: Any = ray.remote  # its declared types lack concurrency_groups
+# Its declared types lack concurrency_groups. Recording every call would cost a quarter of a call.
+_remote: Any = partial(ray.remote, enable_task_events=False)
 MakeShard = Callable[..., ReplayShard]
 
 
@@ -56,18 +57,18 @@ class _ShardActor:
         return self._shard.insert(chunks)
 
     @ray.method(concurrency_group="insert")
-    def insert_staged(self, staged: Staged) -> InsertReceipt | None:
-        """Inserts what lies in the sender's memory; None if that is on another machine."""
-        chunks = self._staged.chunks(staged)
-        return None if chunks is None else self._shard.insert(chunks)
+    def insert_staged(self, staged: bytes) -> bytes:
+        """Inserts what lies in the sender's memory; a packed receipt, or None if it is far."""
+        chunks = self._staged.chunks(unpack(staged))
+        return pack(None if chunks is None else self._shard.insert(chunks))
 
     @ray.method(concurrency_group="sample")
     def sample(self, request: SampleRequest) -> SampleReply:
         return self._shard.sample(request)
 
     @ray.method(concurrency_group="sample")
-    def locate(self, request: SampleRequest) -> Located:
-        return self._shard.locate(request)
+    def locate(self, request: bytes) -> bytes:
+        return pack(self._shard.locate(unpack(request)))
 
     @ray.method(concurrency_group="update")
     def update(self, update: ShardUpdate) -> int:
@@ -128,9 +129,9 @@ class RayShard:
     def sample(self, request: SampleRequest) -> Pending[Sequences]:
         what = f"{self._name}, sample of table {request.table!r}"
         if self._is_near:
-            ref = self._actor.locate.remote(request)
+            ref = self._actor.locate.remote(pack(request))
             mapped = partial(self._map, columns=request.columns)
-            return _MappedPending(RayPending(ref, what), mapped)
+            return _MappedPending(PackedPending(ref, what), mapped)
         return RayPending(self._actor.sample.remote(request), what)
 
     def _map(self, located: Located, columns: tuple[str, ...]) -> Sequences:

@@ -13,7 +13,7 @@ from replay_service.messages import InsertReceipt
 from replay_service.shared_memory import SharedArrays
 from replay_service.staging import Staged, StagingAreas
 from wm_distributed.errors import WorkerDiedError
-from wm_distributed.launch.ray_pending import RayPending
+from wm_distributed.launch.ray_pending import PackedPending, pack
 from wm_distributed.roles import Pending
 from wm_distributed.types import SequenceChunk
 
@@ -41,7 +41,7 @@ class StagedInserts:
         return _StagedPending(self._send(staged), lambda: self._areas.release(area), self._moved)
 
     def _send(self, staged: Staged) -> Pending[InsertReceipt | None]:
-        return RayPending(self._actor.insert_staged.remote(staged), self._what)
+        return PackedPending(self._actor.insert_staged.remote(pack(staged)), self._what)
 
     def _shares_memory(self) -> bool:
         """Whether the shard can read this process's memory; False until it has said so."""

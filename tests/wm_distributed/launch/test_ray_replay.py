@@ -23,6 +23,7 @@ from wm_distributed.api import DataSpec
 from wm_distributed.config import ReplayConfig
 from wm_distributed.errors import DeadlineError, ReplayError, WorkerDiedError
 from wm_distributed.launch.ray_cluster import RayCluster
+from wm_distributed.launch.ray_pending import pack, unpack
 from wm_distributed.launch.ray_replay import (
     BlockingRayLimiter,
     RayLimiter,
@@ -95,7 +96,7 @@ def test_near_shards_share_their_memory_and_far_ones_send_copies(shards: list[Ra
         pass
     assert isinstance(answer, SharedReply)
     far = RayShard(shards[0]._actor, 0)
-    located = ray.get(shards[0]._actor.locate.remote(ask))
+    located = unpack(ray.get(shards[0]._actor.locate.remote(pack(ask))))
     object.__setattr__(located.memory, "token", bytes(16))  # as from another machine
     assert len(far._map(located, ()).rows) == 0
     answer = far.sample(ask).result(SECONDS)
@@ -180,7 +181,8 @@ def test_a_killed_shard_is_left_out_and_found_again_empty() -> None:
     client = ReplayClient(shards, SPEC, prefetch=1, timeout_seconds=SECONDS)
     client.insert([chunk(env, number) for number in range(5) for env in range(2)])
     client.flush()
-    memory = ray.get(made[1].locate.remote(SampleRequest("sequences", Picks(uniform=1)))).memory
+    ask = pack(SampleRequest("sequences", Picks(uniform=1)))
+    memory = unpack(ray.get(made[1].locate.remote(ask))).memory
     old = client.sample()
     ray.kill(made[1], no_restart=False)
     for _ in range(4):

@@ -132,8 +132,8 @@ class Writer:
         """Inserts for a time, at a speed that it keeps to; returns the steps per second."""
         begin, written = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - begin) < seconds:
-            if written > steps_per_second * elapsed:
-                time.sleep(0.001)
+            if (early := written / steps_per_second - elapsed) > 0:
+                time.sleep(early)
                 continue
             number = self._sequence_number
             self._client.insert(
