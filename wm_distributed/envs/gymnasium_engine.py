@@ -5,6 +5,7 @@ One process is enough: a run has many actors, and each of them is a process of i
 
 from __future__ import annotations
 
+import logging
 import os
 import reprlib
 import traceback
@@ -23,6 +24,7 @@ from wm_distributed.envs.observations import ObsBorder
 from wm_distributed.errors import EnvError, WmError
 from wm_distributed.types import Array, Columns
 
+logger = logging.getLogger(__name__)
 RawEnv = gymnasium.Env[Any, Any]
 # What an environment's own code may raise; SystemExit would end this process without a word.
 _FAILURES = (Exception, SystemExit)
@@ -129,6 +131,13 @@ class _BorderEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def render(self) -> Any:
         return self._call("render", self.env.render)
+
+    def close(self) -> None:
+        """Frees the environment. Where that fails it is only told: nobody needs it any more."""
+        try:
+            self.env.close()
+        except _FAILURES as error:
+            logger.warning("%s", _failed(f"{self._where}: close() failed", error))
 
     def _call(self, method: str, call: Callable[..., Any], *args: Any) -> Any:
         """The call's result; whatever it raises becomes an EnvError that shows the traceback."""

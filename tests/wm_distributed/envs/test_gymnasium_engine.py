@@ -180,6 +180,10 @@ class FaultyEnv(gymnasium.Env[Any, Any]):
                 return obs, reward, False, {}
         return obs, reward, False, False, {}
 
+    def close(self) -> None:
+        if self._fault == "close":
+            raise RuntimeError("the lid is stuck")
+
 
 gymnasium.register("wm-tests/Faulty-v0", FaultyEnv)  # type: ignore[arg-type]
 
@@ -224,6 +228,16 @@ def test_a_constructor_that_raises_shows_its_own_traceback() -> None:
     with pytest.raises(EnvError, match=r"index 0: cannot be made\n(.|\n)*no motor found") as caught:
         GymnasiumEngine(make, EnvConfig(id="mine"), [0])
     assert "in __init__" in str(caught.value)
+
+
+def test_environments_that_fail_on_being_closed_are_named_and_all_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    env = make_vector_env(EnvConfig(id="gym/wm-tests/Faulty-v0", options={"fault": "close"}), 2, 0)
+    env.close()
+    for index in range(2):
+        assert f"index {index}: close() failed" in caplog.text
+    assert "RuntimeError: the lid is stuck" in caplog.text
 
 
 # ---------------------------------------------------------------------------------- drawing
