@@ -184,6 +184,16 @@ class RayProcess:
         """Whether its work is done, well or not."""
         return self._gone or (self._work is not None and is_done(self._work))
 
+    def failed(self) -> bool:
+        """Whether its work ended with an error."""
+        if self._work is None or not is_done(self._work):
+            return False
+        try:
+            ray.get(self._work)
+        except RayError:
+            return True
+        return False
+
     def kill(self) -> None:
         # One that Ray revives comes back until this program disconnects from Ray.
         ray.kill(self.actor, no_restart=not self._revived_by_ray)

@@ -323,7 +323,8 @@ class RayRuntime:
         for rank in ranks:
             rank.actor.stop.remote()
         deadline = time.monotonic() + _FINISH_SECONDS
-        while not all(rank.finished() for rank in ranks):
+        # Where one has failed, others may wait for it in vain; ``_end_training`` tells why.
+        while not (all(rank.finished() for rank in ranks) or any(rank.failed() for rank in ranks)):
             if time.monotonic() > deadline:
                 raise DeadlineError(
                     f"the learner did not finish within {_FINISH_SECONDS:.0f} s of being asked to"

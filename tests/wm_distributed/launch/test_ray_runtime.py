@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from wm_distributed.config import RunConfig, StopConfig
-from wm_distributed.errors import EnvError
+from wm_distributed.errors import EnvError, RunDirError
 from wm_distributed.launch.inline_runtime import InlineRuntime
 from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.preflight import preflight
@@ -288,5 +288,29 @@ def test_an_environment_that_keeps_failing_ends_the_run_with_its_own_traceback(
     try:
         with pytest.raises(EnvError, match=r"failed 2 times[^\0]*RuntimeError: the pole fell off"):
             start_and_poll()
+    finally:
+        runtime.stop(checkpoint=False)
+
+
+def test_a_rank_that_fails_alone_keeps_nobody_waiting(tmp_path: Path) -> None:
+    config = with_(
+        counting_preset(),
+        actors={"num_actors": 1, "envs_per_actor": 4},
+        learner={"num_ranks": 2, "checkpoint_every_seconds": 1.0},
+        stop={"env_steps": None, "wall_seconds": 10_000.0},
+    )
+    runtime = RayRuntime(preflight(config, tmp_path), resume=False)
+    try:
+        runtime.start()
+        watched = Watched(runtime)
+        watched.progress(1)
+        (tmp_path / "checkpoints").rename(tmp_path / "moved")
+        (tmp_path / "checkpoints").touch()
+        with pytest.raises(RunDirError, match="cannot write a checkpoint"):
+            watched.until(lambda _: False)
+        begin = time.monotonic()
+        with pytest.raises(RunDirError, match="cannot write a checkpoint"):
+            runtime.stop(checkpoint=True)
+        assert time.monotonic() - begin < 60  # the other rank waits for 120 s
     finally:
         runtime.stop(checkpoint=False)
