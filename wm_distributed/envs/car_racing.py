@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -121,11 +122,11 @@ class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
             return seen
 
         canvas.fill(0)
-        _polygon(canvas, self.bg_color, view(_FIELD))
+        _polygon(canvas, self.bg_color, view(_FIELD).tolist())
         centres, reach = view(self._centres), _RADIUS * zoom * stretch
         near = np.flatnonzero(((centres > -reach) & (centres < self._side + reach)).all(axis=1))
-        for index, shape in zip(near, view(self._ground[near]), strict=True):
-            _polygon(canvas, self._ground_colours[index], shape)
+        for index, corners in zip(near, view(self._ground[near]).tolist(), strict=True):
+            _polygon(canvas, self._ground_colours[index], corners)
         self._draw_car(view)
         self._render_indicators(self._side, self._side)
         text = _text(f"{self.reward:04.0f}", *stretch)
@@ -135,14 +136,16 @@ class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
         return picture
 
     def _draw_car(self, view: Callable[[Array], Array]) -> None:
+        parts = []
         for body, colour, shapes in self._bodies:
             turn, position = _rotation(body.angle), np.array(body.position)
-            for shape in shapes:
-                _polygon(self._canvas, colour, view(shape @ turn + position))
+            parts += [(colour, shape @ turn + position) for shape in shapes]
             tread = _tread(body.phase) if body is not self.car.hull else None
             if tread is not None:
-                points = view(tread @ turn + position)
-                _polygon(self._canvas, car_dynamics.WHEEL_WHITE, points)
+                parts.append((car_dynamics.WHEEL_WHITE, tread @ turn + position))
+        corners = iter(view(np.concatenate([points for _, points in parts])).tolist())
+        for colour, points in parts:
+            _polygon(self._canvas, colour, list(islice(corners, len(points))))
 
 
 def _shapes(body: Any) -> list[Array]:
@@ -150,8 +153,8 @@ def _shapes(body: Any) -> list[Array]:
     return [np.array(fixture.shape.vertices) for fixture in body.fixtures]
 
 
-def _polygon(canvas: pygame.Surface, colour: Iterable[float], points: Array) -> None:
-    pygame.draw.polygon(canvas, tuple(map(int, colour)), points.tolist())
+def _polygon(canvas: pygame.Surface, colour: Iterable[float], corners: list[list[float]]) -> None:
+    pygame.draw.polygon(canvas, tuple(map(int, colour)), corners)
 
 
 def _rotation(angle: float) -> Array:

@@ -39,6 +39,21 @@ def test_pixels_are_bytes_over_255_with_channels_in_front() -> None:
     assert pixels.sum() == pytest.approx(0.2)
 
 
+def test_the_last_convolution_equals_torchs_and_so_do_its_gradients() -> None:
+    ours = Encoder(4).conv[6]
+    theirs = nn.Conv2d(128, 256, 4, stride=2)
+    theirs.load_state_dict(ours.state_dict())
+    maps = torch.randn(3, 128, 6, 6)
+    results = []
+    for layer in (ours, theirs):
+        inputs = maps.clone().requires_grad_()
+        outputs = layer(inputs)
+        outputs.square().sum().backward()
+        results.append([outputs, inputs.grad, layer.weight.grad, layer.bias.grad])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
 def test_the_first_deconvolution_equals_torchs() -> None:
     decoder = Decoder(4)
     latent = torch.randn(3, 4)
