@@ -1,10 +1,15 @@
-"""Where IRIS loses on toy/catch: each part measured alone, in one process and one thread.
+r"""Where IRIS loses on toy/catch: each part measured alone, in one process and one thread.
 
 Collects with the random policy, trains tokenizer, world model and actor-critic one after the other,
 and prints for each what it can do; then trains the same actor-critic on the real game, which is
 what a perfect world model would give (the model-free control)::
 
     python benchmarks/iris_catch.py --tokenizer 1600 --world-model 3000 --actor-critic 300
+
+or looks at what a run has learned::
+
+    python benchmarks/iris_catch.py --load runs/…/checkpoints/….pt --tokenizer 0 --world-model 0 \
+        --actor-critic 0
 
 What is said of tokenizer and world model is of steps that they were not trained on. Times are CPU
 seconds of this process.
@@ -27,7 +32,7 @@ from wm_distributed.collective import Collective
 from wm_distributed.config import EnvConfig
 from wm_distributed.envs import make_vector_env
 from wm_distributed.families.iris import FAMILY
-from wm_distributed.families.iris.actor_critic import Trajectory, actor_critic_losses
+from wm_distributed.families.iris.actor_critic import ActorState, Trajectory, actor_critic_losses
 from wm_distributed.families.iris.config import (
     ACTOR_CRITIC,
     TOKENIZER,
@@ -185,27 +190,53 @@ def outcome_accuracy(trainable: IrisTrainable, data: Data) -> str:
     )
 
 
-def scripted_return(trainable: IrisTrainable, data: Data) -> str:
-    """What imagination pays for following the ball, from the third frame of episodes on.
+def imagined_return(
+    trainable: IrisTrainable, data: Data, choose: Callable[[Tensor], Tensor]
+) -> float:
+    """What imagination pays, from the third frame of episodes on, for choosing by what is seen.
 
-    The real game pays 1. A ball that goes astray or is rewarded at random makes it less.
+    Args:
+        trainable: Whose imagination it is.
+        data: Where the episodes are from.
+        choose: Actions ``(N,)`` for frames ``(N, 3, 32, 32)``, the episodes' first one first.
     """
-    tokenizer, batch = trainable.model.acting.tokenizer, data.episode_starts(3, 256)
+    model, batch = trainable.model, data.episode_starts(3, 256)
+    tokens = model.acting.tokenizer.encode(to_pixels(batch.obs()["image"]))
     imagination = Imagination(
-        trainable.model.world_model,
-        tokenizer.encode(to_pixels(batch.obs()["image"])),
-        batch.columns["action"][:, :-1].long(),
-        batch.columns["is_first"],
+        model.world_model, tokens, batch.columns["action"][:, :-1].long(), batch.columns["is_first"]
     )
-    earned = torch.zeros(len(imagination.tokens))
+    for t in range(tokens.shape[1] - 1):
+        choose(model.acting.tokenizer.decode(tokens[:, t]))
+    earned = torch.zeros(len(tokens))
     alive = torch.ones_like(earned, dtype=torch.bool)
     for _ in range(16):
-        ball, paddle = find_objects(tokenizer.decode(imagination.tokens))
-        ahead = ball[:, 1] - paddle
-        prediction = imagination.step((ahead > 1.0).long() - (ahead < -1.0).long() + 1)
+        action = choose(model.acting.tokenizer.decode(imagination.tokens))
+        prediction = imagination.step(action)
         earned += alive * prediction.expected_reward()
         alive &= prediction.end < 0.0
-    return f", following the ball pays {float(earned.mean()):.2f}"
+    return float(earned.mean())
+
+
+def follow_the_ball(frames: Tensor) -> Tensor:
+    """Moves the paddle under the ball, for which the real game pays 1."""
+    ball, paddle = find_objects(frames)
+    ahead = ball[:, 1] - paddle
+    return (ahead > 1.0).long() - (ahead < -1.0).long() + 1
+
+
+def actor_of(config: IrisConfig, trainable: IrisTrainable) -> Callable[[Tensor], Tensor]:
+    """The trained actor, as it plays in evaluation, from an episode's beginning on."""
+    actor = trainable.model.acting.actor
+    state: list[ActorState] = []
+
+    @torch.no_grad()
+    def choose(frames: Tensor) -> Tensor:
+        before = state.pop() if state else actor.initial_state(len(frames))
+        state.append(actor.remember(actor.features(frames), before))
+        logits = actor.policy(state[0].hidden) / config.actor_critic.eval_temperature
+        return sample_index(logits, None)
+
+    return choose
 
 
 def model_free(config: IrisConfig, trainable: IrisTrainable, updates: int) -> None:
@@ -254,7 +285,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], help="part.field=value, or adam(rate)")
     parser.add_argument("--save", help="where to keep the trained parts")
-    parser.add_argument("--load", help="trained parts to begin with")
+    parser.add_argument("--load", help="what --save kept, or a checkpoint of a run")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
@@ -276,7 +307,8 @@ def main() -> None:
     context = TrainContext("cpu", "float32", False, args.seed, Collective())
     trainable = IrisTrainable(config, env.spaces, context)
     if args.load:
-        saved = torch.load(args.load, weights_only=True)["model"]
+        saved = torch.load(args.load, weights_only=True)
+        saved = saved.get("trainable", saved)["model"]
         trainable.model.load_state_dict({**trainable.model.state_dict(), **saved})
     train(
         trainable, data, TOKENIZER, args.tokenizer, 100,
@@ -286,7 +318,7 @@ def main() -> None:
         trainable, data, WORLD_MODEL, args.world_model, 100,
         lambda: show_report(trainable, others, WORLD_MODEL)
         + outcome_accuracy(trainable, others)
-        + scripted_return(trainable, others),
+        + f", following the ball pays {imagined_return(trainable, others, follow_the_ball):.2f}",
     )  # fmt: skip
     if args.save:
         torch.save(trainable.state_dict(), args.save)
@@ -297,6 +329,12 @@ def main() -> None:
             trainable, data, ACTOR_CRITIC, args.actor_critic, 25,
             lambda: f"real return {evaluate(config, trainable, 200):.3f}",
         )  # fmt: skip
+    print(
+        f"in imagination following the ball pays "
+        f"{imagined_return(trainable, others, follow_the_ball):.3f} and the trained actor "
+        f"{imagined_return(trainable, others, actor_of(config, trainable)):.3f}, in the real game "
+        f"1 and {evaluate(config, trainable, 200):.3f}"
+    )
 
 
 if __name__ == "__main__":
