@@ -118,7 +118,12 @@ def train(
     every: int,
     show: Callable[[], str],
 ) -> None:
-    """Trains one phase, and every so often prints mean metrics and what ``show`` says."""
+    """Trains one phase, and every so often prints mean metrics and what ``show`` says.
+
+    Without a step, that is said of what was loaded.
+    """
+    if not steps:
+        print(f"{phase} as loaded {show()}", flush=True)
     spec = spec_of(trainable, phase)
     began = time.process_time()
     window: list[Mapping[str, Any]] = []
@@ -166,8 +171,8 @@ def tokenizer_fidelity(trainable: IrisTrainable, columns: Mapping[str, np.ndarra
 
 
 def show_report(trainable: IrisTrainable, data: Data, phase: str) -> str:
-    """The scalars of a phase's report."""
-    spec = replace(spec_of(trainable, phase), batch_size=64)
+    """The scalars of a phase's report, on sequences that are long enough for all of them."""
+    spec = replace(spec_of(trainable, phase), batch_size=64, length=11)
     scalars = trainable.report(phase, data.batch(spec)).scalars
     return "| " + " ".join(f"{k.removeprefix('world_model_')} {v:.2f}" for k, v in scalars.items())
 

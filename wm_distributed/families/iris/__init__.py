@@ -86,7 +86,7 @@ def _build_simulator(trainable: IrisTrainable) -> Simulator:
 FAMILY = FamilySpec(
     name="iris",
     paper='Micheli et al., "Transformers are Sample-Efficient World Models", ICLR 2023',
-    status="tested on made-up data and toy/catch",
+    status="learns toy/catch",
     config=IrisConfig,
     presets=PRESETS,
     phases=_phases,
