@@ -30,10 +30,11 @@ from learners.process_group import local_batch_size
 from learners.requests import Requests
 from learners.turns import PhaseTurns
 from learners.write_back import begin_write_back, refuse_unswept
+from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import Phase, Report, Trainable
 from wm_distributed.checkpoint import Checkpointer
 from wm_distributed.collective import Collective
-from wm_distributed.config import LearnerConfig
+from wm_distributed.config import LearnerConfig, ReplayConfig
 from wm_distributed.errors import CheckpointError, EndOfSweepError, WmError
 from wm_distributed.roles import WeightsSink
 from wm_distributed.seeding import random_state, set_random_state
@@ -50,6 +51,8 @@ T = TypeVar("T")
 
 _POLL_SECONDS = 0.5
 """How long a step waits for a batch before it lets its caller look at other things."""
+_AGES = {"learner/policy_lag": POLICY_VERSION, "learner/latent_age": LATENT_VERSION}
+"""What is told of how far a batch is behind: names of metrics, and the columns they come from."""
 
 
 class Learner:
@@ -81,6 +84,7 @@ class Learner:
         sink: WeightsSink | None = None,
         checkpointer: Checkpointer | None = None,
         repeat: bool = True,
+        ages: AgeLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begins the first phase.
@@ -96,6 +100,7 @@ class Learner:
             checkpointer: Where checkpoints go, on rank 0.
             repeat: Whether the first phase comes again after the last; otherwise training is then
                 finished.
+            ages: What the batches are held to; has to be told of publications. None: nothing.
             clock: In seconds.
 
         Raises:
@@ -110,6 +115,7 @@ class Learner:
         self._collective = collective or Collective()
         self._sink = sink
         self._checkpointer = checkpointer
+        self._ages = ages or AgeLimits(ReplayConfig())
         self._clock = clock
         ranks = self._collective.world_size
         self._batch_sizes = [local_batch_size(s.batch_size, ranks) for s in self._turns.specs]
@@ -266,6 +272,7 @@ class Learner:
             "learner/data_wait_seconds": sum(
                 w.get("data", 0.0) + w.get("transfer", 0.0) for w in waited
             ),
+            "learner/stale_sequences": float(self._ages.stale_sequences),
             "learner/version": float(self._version),
             **self._timings,
             **self._metrics,
@@ -347,6 +354,7 @@ class Learner:
     def _publish(self) -> None:
         self._window.refuse_divergence(self._train_steps)
         self._version += 1
+        self._ages.newest_version = self._version
         self._published_at = self._train_steps
         if self._sink is None:
             return
@@ -359,16 +367,18 @@ class Learner:
     def _read_metrics(self, batch: TensorBatch) -> None:
         """Reads the window's means, and how old the newest batch's data are, in versions."""
         self._window.refuse_divergence(self._train_steps)
-        ages = {
-            "learner/policy_lag_mean": POLICY_VERSION,
-            "learner/latent_age_mean": LATENT_VERSION,
-        }
-        for name, column in ages.items():
+        for name, column in _AGES.items():
             if column in batch.columns:
-                trained = batch.columns[column][:, batch.context :]
-                self._window.add({name: self._version - trained.float().mean()})
+                ages = self._version - batch.columns[column][:, batch.context :].float()
+                self._window.add(
+                    {
+                        f"{name}_mean": ages.mean(),
+                        f"{name}_p95": ages.quantile(0.95),
+                        f"{name}_max": ages.max(),
+                    }
+                )
         self._metrics = {
-            name if name in ages else f"train/{name}": value
+            name if name.startswith(tuple(_AGES)) else f"train/{name}": value
             for name, value in self._window.read().items()
         }
 

@@ -9,6 +9,7 @@ from replay_service.handles import LimiterHandle, ShardHandle
 from replay_service.reader import BatchReader
 from replay_service.sweep import SweepReader
 from replay_service.writer import ChunkWriter
+from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import DataSpec
 from wm_distributed.errors import ReplayError
 from wm_distributed.roles import ReplayReader
@@ -35,6 +36,7 @@ class ReplayClient:
         max_inserts_in_flight: int = 8,
         timeout_seconds: float = 300.0,
         seed: int = 0,
+        ages: AgeLimits | None = None,
     ) -> None:
         """Connects to shards, listed in the order of their numbers.
 
@@ -49,6 +51,7 @@ class ReplayClient:
             max_inserts_in_flight: Inserts that may be unanswered.
             timeout_seconds: Longest wait in any call, before an error names what was awaited.
             seed: Seed of the choices among shards and selectors.
+            ages: How old what is sampled may be; none: of any age.
 
         Raises:
             ConfigError: The batch cannot be divided among the ranks.
@@ -68,6 +71,7 @@ class ReplayClient:
                 prefetch=prefetch,
                 timeout_seconds=timeout_seconds,
                 seed=seed,
+                ages=ages,
             )
 
     def insert(self, chunks: Sequence[SequenceChunk]) -> None:

@@ -19,6 +19,7 @@ from replay_service.group import ShardGroup
 from replay_service.handles import LimiterHandle
 from replay_service.messages import Holding, Picks, SampleRequest, Sequences
 from replay_service.routing import BatchBuilder, Chosen, split_update, spread
+from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import DataSpec
 from wm_distributed.errors import ConfigError, DeadlineError, WorkerDiedError
 from wm_distributed.roles import Pending
@@ -46,6 +47,7 @@ class BatchReader:
         prefetch: int,
         timeout_seconds: float,
         seed: int,
+        ages: AgeLimits | None,
     ) -> None:
         """Reads from a group of shards; the arguments are those of ``ReplayClient``."""
         if spec.batch_size % num_ranks:
@@ -60,6 +62,7 @@ class BatchReader:
         self._counted_steps = spec.trained_steps // num_ranks
         self._prefetch = prefetch
         self._timeout = timeout_seconds
+        self._ages = ages
         self._rng = np.random.default_rng((seed, rank))
         self._holdings = [Holding()] * len(group)
         self._turn = 0
@@ -72,16 +75,15 @@ class BatchReader:
 
     def sample(self) -> SequenceBatch:
         deadline = time.monotonic() + self._timeout
-        with self._timed("ratio"):
-            self._await_reservation(deadline)
-        builder = BatchBuilder(self._batch_size, self._spec.context)
-        while builder.missing:  # as long as shards overwrite what they have chosen
-            self._fill(builder.missing, deadline)
-            with self._timed("transfer"):
-                builder.add([self._ready.popleft() for _ in range(builder.missing)])
-        self._reserved = False
-        self._reserve_ahead(self._timeout)
-        return builder.build()
+        while True:
+            with self._timed("ratio"):
+                self._await_reservation(deadline)
+            builder = self._draw(deadline)
+            self._reserved = False
+            if not builder.missing:
+                self._reserve_ahead(self._timeout)
+                return builder.build()
+            self._wait_for_younger(deadline)
 
     def update(self, update: ReplayUpdate) -> None:
         live = self._group.live()
@@ -121,6 +123,29 @@ class BatchReader:
                 )
 
     # ------------------------------------------------------------------------------- data
+
+    def _draw(self, deadline: float) -> BatchBuilder:
+        """A batch; an unfinished one where what came was too old."""
+        builder = BatchBuilder(self._batch_size, self._spec.context, self._ages)
+        while builder.missing and not builder.put_off:  # as long as shards overwrite their choice
+            self._fill(builder.missing, deadline)
+            with self._timed("transfer"):
+                builder.add([self._ready.popleft() for _ in range(builder.missing)])
+        return builder
+
+    def _wait_for_younger(self, deadline: float) -> None:
+        """Lets actors insert, whom the replay ratio lets go on because this batch was counted.
+
+        Raises:
+            DeadlineError: All that came has been too old for too long.
+        """
+        if time.monotonic() >= deadline:
+            raise DeadlineError(
+                f"no batch of table {self._spec.table!r} as young as {self._ages} asks for came "
+                f"together within {self._timeout:.0f} s; do the actors get weights and insert?"
+            )
+        with self._timed("data"):
+            time.sleep(_POLL_SECONDS)
 
     def _await_data(self, deadline: float) -> None:
         """Waits until some shard holds a valid start.

@@ -8,6 +8,7 @@ import numpy as np
 
 from replay_service.messages import Holding, Picks, PriorityUpdate, Sequences, ShardUpdate
 from replay_service.rings import Layout
+from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import SelectorSpec
 from wm_distributed.errors import ReplayError
 from wm_distributed.types import (
@@ -64,22 +65,35 @@ class BatchBuilder:
     The batch owns its arrays: those of an answer may be read-only and lie in shared memory.
     """
 
-    def __init__(self, batch_size: int, context: int) -> None:
-        """Begins an empty batch of ``batch_size`` sequences."""
+    def __init__(self, batch_size: int, context: int, ages: AgeLimits | None = None) -> None:
+        """Begins an empty batch.
+
+        Args:
+            batch_size: Its sequences.
+            context: Their leading steps, which may be of any age.
+            ages: How old the others may be; None: of any age.
+        """
         self._batch_size = batch_size
         self._context = context
+        self._ages = ages
         self._layout: Layout = {}
         self._columns: Columns = {}
         self._parts: list[tuple[Array, Array, Array]] = []  # shard, rows, generations
-        self._filled = 0
+        self._filled = self._stale = 0
 
     @property
     def missing(self) -> int:
         """Sequences still to be added."""
         return self._batch_size - self._filled
 
+    @property
+    def put_off(self) -> bool:
+        """Whether it was found too old: all of it, or with ``pause`` any sequence."""
+        pauses = self._ages is not None and self._ages.pauses
+        return self._stale > 0 and (pauses or not self._filled)
+
     def add(self, chosen: Sequence[Chosen]) -> None:
-        """Copies sequences, but those that were overwritten since their shard chose them.
+        """Copies sequences, but those overwritten since their shard chose them, or too old.
 
         Raises:
             ReplayError: A shard stores other columns than the first one.
@@ -89,11 +103,16 @@ class BatchBuilder:
             numbers = np.array([number for _, one, number in chosen if id(one) == key])
             self._match(shard, answer)
             first, stop = self._filled, self._filled + len(numbers)
-            whole = answer.copy(numbers, self._columns, first)
-            if not whole.all():
+            good = answer.copy(numbers, self._columns, first)
+            if self._ages is not None:
+                copied = {name: column[first:stop] for name, column in self._columns.items()}
+                young = self._ages.admit(copied, self._context)
+                self._stale += int((~young).sum())
+                good &= young
+            if not good.all():
                 for column in self._columns.values():
-                    column[first : first + whole.sum()] = column[first:stop][whole]
-            kept = numbers[whole]
+                    column[first : first + good.sum()] = column[first:stop][good]
+            kept = numbers[good]
             self._filled += len(kept)
             shards = np.full(len(kept), shard, np.int64)
             self._parts.append((shards, answer.rows[kept], answer.generations[kept]))

@@ -70,7 +70,7 @@ class ActorConfig:
     num_threads: Count = 1
     """CPU threads of the policy in each actor process."""
     max_restarts: Whole = 100
-    """Restarts of one dead actor process before the run stops with its error."""
+    """Restarts of one dead actor process within an hour before the run stops with its error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,13 @@ class ReplayConfig:
     """Steps in replay before training begins."""
     ratio: Positive | None = 32.0
     """Trained steps per environment step, context excluded, over all shards; none: no limit."""
+    max_policy_lag: Whole | None = None
+    """Versions of the policy that a sampled step may be behind the newest; none: any number."""
+    max_latent_age: Whole | None = None
+    """Versions published since its latents were stored; none: any number."""
+    when_stale: Literal["warn", "pause", "discard"] = "warn"
+    """What a sampled sequence beyond these limits causes: it is trained on with a warning, training
+    waits for a batch without any, or others are drawn in its place. All are counted."""
     wait_timeout_seconds: Positive = 300.0
     """Longest wait for the replay ratio or for a batch before an error names who waits."""
     durable: bool = True

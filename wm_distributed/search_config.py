@@ -87,7 +87,7 @@ class SearchConfig:
     dreams_per_evaluator: Count = 64
     """Dreamed episodes that one evaluator computes as one batch: best a multiple of 32."""
     max_restarts: Whole = 100
-    """Restarts of one dead evaluator before the run stops with its error."""
+    """Restarts of one dead evaluator within an hour before the run stops with its error."""
     recycle_episodes: Count = 20_000
     """Episodes after which an evaluator's process gives way to a new one: some engines keep memory
     of every environment that they ever made."""

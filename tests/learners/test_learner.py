@@ -14,10 +14,11 @@ from actors.env_loop import EnvLoop
 from learners.batch_stream import BatchStream, PrefetchingBatchStream, Sampled
 from learners.learner import Learner
 from learners.parameter_server import ParameterServer
+from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import DataSpec, Phase, Report, TrainContext, TrainOutput
 from wm_distributed.checkpoint import Checkpointer
 from wm_distributed.collective import Collective
-from wm_distributed.config import LearnerConfig
+from wm_distributed.config import LearnerConfig, ReplayConfig
 from wm_distributed.errors import (
     ConfigError,
     DeadlineError,
@@ -281,6 +282,7 @@ def test_stats_are_named_as_in_the_table_and_hold_means_of_the_window() -> None:
     assert stats["learner/version"] == 2
     assert stats["learner/policy_lag_mean"] == 2.0  # everything was acted with version 0
     assert stats["learner/latent_age_mean"] == 2.0
+    assert stats["learner/policy_lag_max"] == stats["learner/policy_lag_p95"] == 2.0
     assert 0 < stats["learner/wait_share"] < 1
     assert stats["learner/train_steps_per_second"] > 0
     unknown = [n for n in stats if n not in METRICS and not n.startswith(FREE_PREFIXES)]
@@ -296,6 +298,20 @@ def test_refreshed_latents_are_younger_than_the_policy_that_acted() -> None:
     stats = learner.stats()
     assert stats["learner/policy_lag_mean"] == 20  # the version before the last publication
     assert stats["learner/latent_age_mean"] < 5
+    ages = [stats[f"learner/latent_age_{name}"] for name in ("mean", "p95", "max")]
+    assert ages == sorted(ages)
+    assert ages[0] < ages[2] <= 20
+
+
+def test_a_learner_tells_its_limits_what_is_newest_and_counts_what_is_stale() -> None:
+    ages = AgeLimits(ReplayConfig(max_policy_lag=1))
+    learner = make(Recorder(), ages=ages)
+    learner.start()
+    assert ages.newest_version == 1
+    ages.stale_sequences = 7
+    assert learner.stats()["learner/stale_sequences"] == 7
+    learner.finish()
+    assert ages.newest_version == learner.stats()["learner/version"]
 
 
 def test_reports_come_when_due_and_are_taken_once() -> None:

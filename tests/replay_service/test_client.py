@@ -12,7 +12,9 @@ import pytest
 from replay_service import LocalLimiter, LocalShard, ReplayClient, ReplayRatioLimiter, ReplayShard
 from replay_service.handles import Ready
 from replay_service.messages import InsertReceipt, SampleReply, SampleRequest, ShardUpdate
+from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import DataSpec, SelectorSpec
+from wm_distributed.config import ReplayConfig
 from wm_distributed.errors import ConfigError, DeadlineError, ReplayError, WorkerDiedError
 from wm_distributed.roles import Pending
 from wm_distributed.types import ReplayUpdate, SequenceChunk, StepAddresses, StreamId
@@ -487,3 +489,47 @@ def test_updates_of_the_wrong_shape_are_refused() -> None:
         client.update(ReplayUpdate(addresses, {}, np.ones(8)))
     with pytest.raises(ReplayError, match="one start a sequence"):
         client.update(ReplayUpdate(addresses, {}, np.ones(8), addresses))
+
+
+# ------------------------------------------------------------------------------------- ages
+
+
+def aged_client(when_stale: str, versions: Sequence[int], timeout_seconds: float) -> ReplayClient:
+    """A reader at version 10 that allows a lag of 2, of streams acted with these versions."""
+    config = ReplayConfig(max_policy_lag=2, when_stale=when_stale)  # type: ignore[arg-type]
+    ages = AgeLimits(config)
+    ages.newest_version = 10
+    shards = make_shards()
+    client = ReplayClient(shards, SPEC, prefetch=2, timeout_seconds=timeout_seconds, ages=ages)
+    for env, version in enumerate(versions):
+        client.insert([replace(chunk(env, 0), policy_version=version)])
+    client.flush()
+    return client
+
+
+def test_stale_sequences_are_replaced_by_others() -> None:
+    client = aged_client("discard", (0, 8, 0, 7), 30.0)
+    for _ in range(5):
+        batch = client.sample()
+        assert set(batch.columns["env"].ravel()) == {1}
+        assert batch.columns["env"].shape == batch.addresses.slot.shape == (8, 5)
+
+
+def test_with_warn_stale_sequences_stay() -> None:
+    client = aged_client("warn", (0, 8), 30.0)
+    seen = {env for _ in range(5) for env in client.sample().columns["env"].ravel()}
+    assert seen == {0, 1}
+
+
+def test_a_pause_ends_with_younger_steps_or_the_deadline() -> None:
+    client = aged_client("pause", (0, 0), 0.2)
+    with pytest.raises(DeadlineError, match=r"as young as replay\.max_policy_lag 2 asks for"):
+        client.sample()
+    client = aged_client("pause", (9, 10), 30.0)
+    assert client.sample().columns["policy_version"].min() == 9
+
+
+def test_with_nothing_young_enough_discarding_ends_with_the_deadline() -> None:
+    client = aged_client("discard", (0, 7), 0.2)
+    with pytest.raises(DeadlineError, match="do the actors get weights and insert"):
+        client.sample()

@@ -24,6 +24,7 @@ from replay_service.limiter import ReplayRatioLimiter
 from replay_service.make_shard import begin_anew, make_shard
 from replay_service.messages import Standing
 from replay_service.shard import ReplayShard
+from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import Phase
 from wm_distributed.collective import Collective
 from wm_distributed.errors import ConfigError, DeadlineError
@@ -209,7 +210,7 @@ class InlineRuntime:
         self._limiter.load_state_dict(self._limiter.state_dict() | {"env_steps": steps})
         return next_incarnation(folder)
 
-    def _make_reader(self, phase: Phase) -> ReplayClient:
+    def _make_reader(self, phase: Phase, ages: AgeLimits) -> ReplayClient:
         limiter = LocalLimiter(self._limiter)
         # Refused at once where there is nothing: then it is the actors' turn.
         return ReplayClient(
@@ -219,6 +220,7 @@ class InlineRuntime:
             limiter=limiter,
             timeout_seconds=0.0,
             seed=self._config.seed,
+            ages=ages,
         )
 
     def _lockstep(self, learner: Learner) -> Iterator[None]:
@@ -228,7 +230,7 @@ class InlineRuntime:
             DeadlineError: Neither the actors nor the learner may go on.
         """
         while True:
-            moved = False
+            moved, counts = False, self._limiter.state_dict()
             for loop in self._loops:
                 if loop.run_chunk(0.0):
                     moved = True
@@ -240,7 +242,9 @@ class InlineRuntime:
                     break
                 moved = True
                 yield
-            if not moved:
+            if (
+                not moved and self._limiter.state_dict() == counts
+            ):  # batches that were too old count
                 raise DeadlineError(
                     f"neither actors nor learner may go on: {self._limiter.describe()}"
                 )

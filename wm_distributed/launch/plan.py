@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.env_loop import EnvLoop
 from replay_service.messages import Standing
+from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import (
     DataSpec,
     EnvSpaces,
@@ -303,7 +304,7 @@ class Plan:
     def build_learner(
         self,
         trainable: Trainable,
-        make_reader: Callable[[Phase], ReplayReader],
+        make_reader: Callable[[Phase, AgeLimits], ReplayReader],
         *,
         device: str,
         collective: Collective,
@@ -315,7 +316,7 @@ class Plan:
 
         Args:
             trainable: From :meth:`build_trainable`.
-            make_reader: Gives this rank's batches of a phase.
+            make_reader: Gives this rank's batches of a phase, which are held to the limits.
             device: Torch device of the trainable.
             collective: The group of ranks.
             sink: Where weights go, on rank 0.
@@ -328,9 +329,10 @@ class Plan:
         from learners.learner import Learner
 
         place = torch.device(device)
+        ages = AgeLimits(self.config.replay)
         streams = {}
         for phase in self.learner_phases:
-            reader = make_reader(phase)
+            reader = make_reader(phase, ages)
             streams[phase.name] = (
                 PrefetchingBatchStream(reader, place, depth=1)
                 if prefetch and phase.kind != "sweep"  # whose updates come before its next batch
@@ -346,6 +348,7 @@ class Plan:
             sink=sink,
             checkpointer=checkpointer,
             repeat=not self.is_pipeline,
+            ages=ages,
         )
 
 

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from replay_service.client import ReplayClient
+from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import Phase, Report
 from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.rank_setup import seed_rank, use_threads
@@ -225,7 +226,7 @@ class LearnerWorker:
             if self._stop.wait(_COLLECTION_SECONDS):
                 break
 
-    def _make_reader(self, phase: Phase) -> ReplayReader:
+    def _make_reader(self, phase: Phase, ages: AgeLimits) -> ReplayReader:
         config = self._plan.config
         return ReplayClient(
             self._services.shard_handles(),
@@ -237,6 +238,7 @@ class LearnerWorker:
             prefetch=config.learner.prefetch_batches,
             timeout_seconds=config.replay.wait_timeout_seconds,
             seed=config.seed,
+            ages=ages,
         )
 
     def _read_counts(self) -> Mapping[str, int]:

@@ -217,6 +217,24 @@ def test_without_a_ratio_actors_and_learner_take_turns(tmp_path: Path) -> None:
     assert last.env_steps == pytest.approx(64 + 50 * 32, abs=64)
 
 
+@pytest.mark.parametrize("ratio", [4.0, None])
+@pytest.mark.parametrize("when_stale", ["discard", "pause"])
+def test_nothing_beyond_the_limit_of_policy_lag_is_trained_on(
+    when_stale: str, ratio: float | None, tmp_path: Path
+) -> None:
+    config = with_(
+        counting_preset(),
+        replay={"capacity_steps": 200, "ratio": ratio, "max_policy_lag": 2}
+        | {"when_stale": when_stale},
+        learner={"log_every_steps": 1, "publish_every_steps": 2},
+        stop={"env_steps": 1500},
+    )
+    statuses = run(open_runtime(config, tmp_path))
+    assert max(s.metrics["learner/policy_lag_max"] for s in statuses) <= 3  # published since
+    assert statuses[-1].metrics["learner/stale_sequences"] > 0
+    assert statuses[-1].train_steps > 10
+
+
 def test_an_environment_that_keeps_failing_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
     config = with_(
         counting_preset(),
