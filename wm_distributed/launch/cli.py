@@ -100,6 +100,15 @@ def status(argv: list[str]) -> int:
     return _call(show_status, "status", argv)
 
 
+def scale(argv: list[str]) -> int:
+    """Changes the number of actors of a run while it runs."""
+    from wm_distributed.launch.scale import scale_run
+
+    if not argv:
+        return _explain("scale", "RUN_DIR --actors N", argv)
+    return _call(scale_run, "scale", argv)
+
+
 def list_names(argv: list[str]) -> int:
     """Lists families, presets and environments."""
     from wm_distributed.launch.listing import show_names
@@ -110,9 +119,12 @@ def list_names(argv: list[str]) -> int:
 def bench(argv: list[str]) -> int:
     """Measures a part of the system against a bound of this machine."""
     from wm_distributed.launch.bench_command import run_benchmark
+    from wm_distributed.launch.chaos.command import run_chaos
 
     if not argv:
         return _explain("bench", "NAME [--json FILE] [--check]", argv)
+    if argv[0] == "chaos":
+        return _call(run_chaos, "bench chaos", argv[1:])
     return _call(run_benchmark, "bench", argv)
 
 
@@ -133,6 +145,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "resume": resume,
     "eval": evaluate,
     "status": status,
+    "scale": scale,
     "list": list_names,
     "replay": replay,
     "bench": bench,

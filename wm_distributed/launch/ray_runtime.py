@@ -28,6 +28,7 @@ from wm_distributed.launch.evaluation import FINAL
 from wm_distributed.launch.experience import next_incarnation, reload
 from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.plan import PHASES_DONE, RESUMED, Plan, counts_with
+from wm_distributed.launch.ray_actors import RayActors
 from wm_distributed.launch.ray_cluster import RayCluster
 from wm_distributed.launch.ray_evaluator import RayEvaluator, RaySnapshot
 from wm_distributed.launch.ray_handles import RayProcess
@@ -57,6 +58,8 @@ _FINISH_SECONDS = 300.0  # for the last step, publication and checkpoint
 class RayRuntime:
     """A :class:`~wm_distributed.launch.runtime.Runtime` of many processes."""
 
+    teams_type = RayTeams
+
     def __init__(self, plan: Plan, *, resume: bool) -> None:
         """Starts nothing yet.
 
@@ -70,11 +73,11 @@ class RayRuntime:
         self._resume = resume
         self._cluster = RayCluster(plan.config.runtime.ray_address)
         self._log_dir = None if self._cluster.joined else plan.run_dir / "logs"
-        self._teams = RayTeams(plan, self._log_dir)
+        self._teams = self.teams_type(plan, self._log_dir)
         self._schedule = Schedule(plan.config.stop, plan.config.eval)
         self._services: list[Team] = []
         self._shards = RayShards((), 0.0)
-        self._actors: list[Team] = []
+        self._actors = RayActors(plan, self._teams, may_wait_for_room=self._cluster.joined)
         self._learners: list[Team] = []
         self._evaluator: RayEvaluator | None = None
         self._snapshot = RaySnapshot()
@@ -104,7 +107,7 @@ class RayRuntime:
         elif self._resume:
             self._resume_from(self._wait_for_learner(), self._shards.standing())
         else:
-            self._start_actors(self._config.seed, 0)
+            self._actors.start(self._config.seed, 0)
             self._wait_for_learner()
         seconds = RunDir(self._run_dir).trained_seconds() if self._resume else 0.0
         self._schedule.begin(self._env_steps, seconds)
@@ -114,7 +117,7 @@ class RayRuntime:
         self._polled = time.monotonic()
         self._cluster.check()
         self._mend()
-        self._release_actors()
+        self._scale_actors()
         self._shards.snapshot_if_due()
         status = self._status(self._evaluate())
         return self._last_status(status) if status.finished else status
@@ -136,23 +139,14 @@ class RayRuntime:
                 self._end_training()
                 self._shards.close()
         finally:
+            self._actors.end()
             for team in self._everyone():
                 team.kill()
-            self._services, self._actors, self._learners, self._evaluator = [], [], [], None
+            self._services, self._learners, self._evaluator = [], [], None
             self._shards = RayShards((), 0.0)
             self._cluster.stop()
 
     # ----------------------------------------------------------------------------- beginning
-
-    def _start_actors(self, seed: int, first_incarnation: int) -> None:
-        self._actors = [
-            self._teams.actor(index, seed, first_incarnation)
-            for index in range(self._plan.num_actors)
-        ]
-        if self._config.gateway.port is not None:
-            self._actors.append(self._teams.gateway(seed))
-        for team in self._actors:
-            team.start()
 
     def _wait_for_learner(self) -> LearnerPulse:
         """Waits until all ranks have built, and loaded, their model."""
@@ -168,7 +162,7 @@ class RayRuntime:
         self._env_steps = counts["env_steps"]
         logger.warning(RESUMED, pulse.began_at, standing.held_steps)
         seed = rank_seed(self._config.seed, 0, pulse.began_at)
-        self._start_actors(seed, standing.next_incarnation)
+        self._actors.start(seed, standing.next_incarnation)
 
     def _begin_pipeline(self, pulse: LearnerPulse) -> None:
         """Fills replay with what there is of experience, and lets actors collect the rest."""
@@ -179,7 +173,7 @@ class RayRuntime:
         seed = self._config.seed
         if self._resume:
             seed = rank_seed(seed, 0, pulse.began_at)
-        self._start_actors(seed, next_incarnation(self._plan.experience))
+        self._actors.start(seed, next_incarnation(self._plan.experience))
 
     def _reload(self) -> int:
         return reload(
@@ -194,25 +188,22 @@ class RayRuntime:
 
     def _mend(self) -> None:
         """Polls every process but the evaluator's, and starts again what has died."""
-        for team in (*self._services, *self._actors, *self._learners):
+        for team in (*self._services, *self._actors.teams, *self._learners):
             team.poll()
 
-    def _release_actors(self) -> None:
-        """Ends the actors of a pipeline once they have collected everything."""
-        if not self._actors or not self._plan.collected(self._env_steps):
+    def _scale_actors(self) -> None:
+        """Lets actors join and leave; all leave once a pipeline has collected everything."""
+        if not self._actors.are_there:
             return
-        processes = [cast(RayProcess, p) for team in self._actors for p in team.processes]
-        for process in processes:
-            process.actor.stop.remote()
-        if all(process.finished() for process in processes):
-            for team in self._actors:
-                team.kill()
-            self._actors = []
+        if self._plan.collected(self._env_steps):
+            self._actors.release()
+        else:
+            self._actors.scale()
 
     def _revived(self, team: Team, last_counts: Mapping[str, int]) -> None:
         """Gives a process that Ray has started again what it has lost."""
         (pulse,) = team.pulses
-        if team.role == "shard" and self._plan.is_pipeline and not self._actors:
+        if team.role == "shard" and self._plan.is_pipeline and not self._actors.are_there:
             logger.warning("a replay shard is filled again from %s", self._plan.experience)
             self._reload()  # what the others hold already, they drop
         elif team.role == "shard":
@@ -267,7 +258,7 @@ class RayRuntime:
         reason = self._schedule.reason_to_end(self._env_steps, self._train_steps, evaluations)
         phase, reports = self._learner_news()
         pulse = self._newest_pulse
-        if pulse is not None and pulse.finished and not self._actors:
+        if pulse is not None and pulse.finished and not self._actors.are_there:
             reason = PHASES_DONE
         steps = 0 if pulse is None else pulse.phase_steps
         phase, progress = self._plan.progress(phase, self._env_steps, steps)
@@ -287,8 +278,8 @@ class RayRuntime:
     def _last_status(self, status: RunStatus) -> RunStatus:
         """The status at the end: the learner makes a step or two after a limit was reached."""
         self._finish_training()
-        for actors in self._actors:
-            actors.kill()
+        for team in self._actors.teams:
+            team.kill()
         for pause in (_POLL_SECONDS, 0.0):  # the first answers were given before
             for team in (*self._services, *self._learners):
                 team.poll()
@@ -339,9 +330,10 @@ class RayRuntime:
         """
         for team in self._learners:
             team.poll()
-        for team in (*self._learners, *self._actors):
+        self._actors.end()
+        for team in self._learners:
             team.kill()
-        self._learners, self._actors = [], []
+        self._learners = []
 
     @property
     def _rank_0(self) -> Handle:
@@ -360,4 +352,4 @@ class RayRuntime:
 
     def _everyone(self) -> list[Team]:
         evaluator = [self._evaluator.team] if self._evaluator else []
-        return [*self._learners, *self._actors, *self._services, *evaluator]
+        return [*self._learners, *self._actors.teams, *self._services, *evaluator]

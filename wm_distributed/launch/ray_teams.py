@@ -65,6 +65,7 @@ CORES: dict[Role, float] = {
     "limiter": 0.0,
     "server": 0.0,
 }
+_INSERTING = 64  # calls that may wait in the limiter at once, so that actors can join
 _MAX_RESTARTS = 10  # of one process that is not an actor
 _MAX_LEARNER_RESTARTS = 3
 _PLACEMENT_SECONDS = 60.0
@@ -146,7 +147,7 @@ class RayTeams:
         limiter = create_limiter(
             config.replay.ratio,
             steps_before_training(config.replay, specs, self._plan.num_streams),
-            num_inserting=config.actors.num_actors + 1,  # the gateway
+            num_inserting=max(_INSERTING, config.actors.num_actors + 1),  # with the gateway
             num_sampling=config.learner.num_ranks,
             collection=self._plan.collected_steps(),
             ray_options=self._options("limiter", revived=True),

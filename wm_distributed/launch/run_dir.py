@@ -3,7 +3,7 @@
 ::
 
     runs/dreamer-cartpole-001/
-        config.json          everything that defines the run
+        config.json          everything that defines the run; ``scale`` changes the actors in it
         status.json          every process and its health, about once a second
         lock                 held by the driver as long as it lives
         metrics.jsonl        one line of metrics every few seconds

@@ -25,6 +25,8 @@ from wm_distributed.metrics import METRICS
 
 logger = logging.getLogger(__name__)
 
+_BUDGET_SECONDS = 3600.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pulse:
@@ -67,7 +69,7 @@ class Patience:
     """How much a team may ask of its supervisor.
 
     Attributes:
-        max_restarts: Restarts before the run ends.
+        max_restarts: Restarts within an hour before the run ends.
         hung_seconds: ``Pulse.busy_seconds`` that count as hung.
         hung_on: What is missing then, for the message.
         silent_seconds: Time without an answer that counts as hung.
@@ -135,6 +137,7 @@ class Team:
         self._restart_at: float | None = None
         self._died_at: float | None = None
         self._quick_deaths = 0
+        self._deaths: list[float] = []  # those that count for the budget
         self._lost: dict[str, float] = {}
         self._last_counts: Mapping[str, int] = {}
 
@@ -190,11 +193,16 @@ class Team:
 
     def renew(self) -> None:
         """Replaces processes that have ended as they should; counts as no restart."""
+        self.retire()
+        self.start()
+
+    def retire(self) -> None:
+        """Ends the processes for good; what they have counted stays."""
         self.kill()
         for member in self._members:
             if member.pulse is not None:
                 self._keep_counters(member.pulse)
-        self.start()
+        self._members, self._restart_at, self._died_at = [], None, None
 
     def statuses(self) -> list[ProcessStatus]:
         """How each process stands."""
@@ -247,10 +255,13 @@ class Team:
         )  # fmt: skip
 
     def _check_budget(self, index: int, failure: str) -> None:
-        if self.restarts >= self._patience.max_restarts:
+        """Counts a death; a run that lasts for weeks is forgiven those of hours ago."""
+        now, allowed = self._clock(), self._patience.max_restarts
+        self._deaths = [at for at in self._deaths if now - at < _BUDGET_SECONDS] + [now]
+        if len(self._deaths) > allowed:
             raise WorkerDiedError(
-                f"{self.role} {index}: {failure}\nIt has been started again {self.restarts} times, "
-                f"which is as often as allowed"
+                f"{self.role} {index}: {failure}\nIt has been started again {allowed} times within "
+                f"an hour, which is as often as allowed"
             )
 
     def _keep_counters(self, pulse: Pulse) -> None:

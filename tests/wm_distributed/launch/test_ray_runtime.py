@@ -24,7 +24,9 @@ from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.ray_runtime import RayRuntime
 from wm_distributed.launch.reaper import marked_processes
+from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import ProcessStatus, RunStatus
+from wm_distributed.launch.scale import scale_run
 from wm_distributed.testing.counting_family import counting_preset
 
 pytestmark = pytest.mark.slow
@@ -144,7 +146,7 @@ def test_a_killed_process_is_replaced_and_the_run_goes_on(role: str, run: Watche
 def test_a_process_that_no_longer_answers_is_replaced(run: Watched) -> None:
     status = run.until(lambda s: all(p.pid for p in s.processes))
     victim = processes(status, "actor")[0]
-    (team,) = run.runtime._actors
+    (team,) = run.runtime._actors.teams
     patience = team._patience
     team._patience = dataclasses.replace(patience, silent_seconds=3.0)
     os.kill(victim.pid, signal.SIGSTOP)
@@ -207,11 +209,44 @@ def test_a_run_goes_on_when_all_of_replay_is_lost_and_ends_with_its_last_counts(
         runtime.stop(checkpoint=False)
 
 
+def test_actors_join_and_leave_while_the_run_goes_on(tmp_path: Path) -> None:
+    config = with_(
+        counting_preset(),
+        actors={"num_actors": 1},  # on two cores there is room for one more
+        eval={"every_env_steps": 0},
+        stop={"env_steps": None, "wall_seconds": 10_000.0},
+    )
+    RunDir(tmp_path).save_config(config)
+    runtime = RayRuntime(preflight(config, tmp_path), resume=False)
+    run = Watched(runtime)
+    try:
+        runtime.start()
+        run.progress()
+        scale_run(tmp_path, actors=2)
+        joined = run.until(lambda s: [p.health for p in processes(s, "actor")] == ["running"] * 2)
+        more = run.progress()
+        assert more.env_steps > joined.env_steps
+        assert processes(more, "actor")[1].stats["actor/env_steps"] > 0
+        scale_run(tmp_path, actors=1)
+        left = run.until(lambda s: len(processes(s, "actor")) == 1)
+        # What the one that has left had counted is still there.
+        assert (
+            left.metrics["actor/env_steps"] > processes(left, "actor")[0].stats["actor/env_steps"]
+        )
+        after = run.progress()
+        assert after.env_steps > left.env_steps
+        assert after.metrics["run/recoveries"] == 0
+        assert after.metrics["limiter/ratio"] == pytest.approx(4.0, rel=0.1)
+    finally:
+        runtime.stop(checkpoint=False)
+
+
 DRIVER = """
 import sys
 from pathlib import Path
 from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.ray_runtime import RayRuntime
+from wm_distributed.launch.scale import scale_run
 from wm_distributed.testing.counting_family import counting_preset
 
 runtime = RayRuntime(preflight(counting_preset(), Path(sys.argv[1])), resume=True)

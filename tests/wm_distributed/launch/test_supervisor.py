@@ -112,6 +112,29 @@ def test_a_spent_budget_ends_the_run_with_the_last_cause() -> None:
     assert bench.process().killed
 
 
+def test_the_budget_is_one_of_each_hour() -> None:
+    bench = Bench(max_restarts=2)
+    for _ in range(5):  # one death every forty minutes
+        bench.die()
+        bench.now += 2400.0
+    bench.die()
+    bench.process().answer = WorkerDiedError("the cause")
+    with pytest.raises(WorkerDiedError, match="2 times within an hour"):
+        bench.team.poll()
+
+
+def test_a_retired_team_is_gone_and_what_it_has_counted_stays() -> None:
+    bench = Bench()
+    bench.process().answer = Pulse(node="here", pid=1, stats={"actor/env_steps": 7.0})
+    bench.team.poll()
+    bench.team.retire()
+    bench.team.poll()
+    assert bench.process().killed
+    assert bench.team.statuses() == []
+    assert bench.team.lost_counters() == {"actor/env_steps": 7.0}
+    assert len(bench.launched) == 1
+
+
 def test_a_failure_that_cannot_pass_ends_the_run_at_once() -> None:
     bench = Bench()
     bench.process().answer = ConfigError("never")
