@@ -33,18 +33,22 @@ def run_benchmark(
     """
     if name not in bench.benchmark_names():
         raise UnknownNameError("benchmark", name, bench.benchmark_names())
-    console = Console()
     results = importlib.import_module(f"{bench.__name__}.{name}").run()
-    console.print(_table(name, results))
+    show(name, results, json)
+    missed = [result.name for result in results if result.passed is False]
+    if missed and not check:
+        Console().print(f"[dim]{len(missed)} below the aim; --check makes that an error[/]")
+    return 1 if missed and check else 0
+
+
+def show(name: str, results: list[BenchResult], json: Path | None) -> None:
+    """Prints the figures, and writes them to a file, if one is given."""
+    Console().print(_table(name, results))
     if json is not None:
         figures = [
             asdict(result) | {"ratio": result.ratio, "passed": result.passed} for result in results
         ]
         write_json(json, {"benchmark": name, "machine": platform.platform(), "results": figures})
-    missed = [result.name for result in results if result.passed is False]
-    if missed and not check:
-        console.print(f"[dim]{len(missed)} below the aim; --check makes that an error[/]")
-    return 1 if missed and check else 0
 
 
 def _table(name: str, results: list[BenchResult]) -> Table:

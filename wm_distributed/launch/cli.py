@@ -119,11 +119,12 @@ def list_names(argv: list[str]) -> int:
 def bench(argv: list[str]) -> int:
     """Measures a part of the system against a bound of this machine."""
     from wm_distributed.launch.bench_command import run_benchmark
-    from wm_distributed.launch.chaos.command import run_chaos
 
     if not argv:
         return _explain("bench", "NAME [--json FILE] [--check]", argv)
     if argv[0] == "chaos":
+        from wm_distributed.launch.chaos.command import run_chaos
+
         return _call(run_chaos, "bench chaos", argv[1:])
     return _call(run_benchmark, "bench", argv)
 
@@ -187,7 +188,7 @@ def _names(command: str) -> tuple[str, list[str]]:
     if command == "bench":
         from wm_distributed.launch.bench import benchmark_names
 
-        return "benchmarks", benchmark_names()
+        return "benchmarks", [*benchmark_names(), "chaos"]
     from wm_distributed.launch.run_dir import RUNS, newest_runs
 
     return "newest runs", [str(path) for path in newest_runs(RUNS, 10)]

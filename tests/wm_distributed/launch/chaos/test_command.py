@@ -1,0 +1,26 @@
+"""A real run, in which every role dies once: the short form of what a person runs for hours."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wm_distributed.launch.chaos.hunt import ROLES
+from wm_distributed.launch.cli import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def test_nothing_is_lost_while_each_role_is_killed(tmp_path: Path) -> None:
+    figures = tmp_path / "chaos.json"
+    flags = ["--minutes", "0.5", "--every", "4", "--seed", "3"]
+    status = main(
+        ["bench", "chaos", *flags, "--run-dir", str(tmp_path / "run"), "--json", str(figures)]
+    )
+    results = json.loads(figures.read_text())["results"]
+    values = {result["name"]: result["value"] for result in results}
+    assert status == 0, values
+    for role in ROLES:
+        assert any(name.startswith(f"{role}, killed") for name in values), role
+    assert values["steps acknowledged"] > 1000
+    assert values["sequences checked"] > 1000

@@ -1,0 +1,82 @@
+"""``wm-distributed bench chaos``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from wm_distributed.config import (
+    ActorConfig,
+    EvalConfig,
+    LearnerConfig,
+    ReplayConfig,
+    RunConfig,
+    StopConfig,
+)
+from wm_distributed.errors import WmError
+from wm_distributed.launch.bench_command import show
+from wm_distributed.launch.chaos.hunt import Hunt
+from wm_distributed.launch.chaos.verdict import judge_promises, judge_times, read_logs
+from wm_distributed.launch.run_dir import RunDir
+from wm_distributed.ranges import Positive
+from wm_distributed.testing.counting_family import counting_preset
+
+
+def hunted_config() -> RunConfig[Any]:
+    """Two ranks, two shards, and an actor on an environment that counts: room for all on two cores.
+
+    Nothing is evicted, so that everything can be found afterwards.
+    """
+    return replace(
+        counting_preset(),
+        actors=ActorConfig(num_actors=1, envs_per_actor=4, chunk_steps=16),
+        replay=ReplayConfig(num_shards=2, capacity_steps=4_000_000, min_size=500, ratio=8.0,
+                            snapshot_seconds=10.0),
+        learner=LearnerConfig(num_ranks=2, num_threads=1, device="cpu",
+                              checkpoint_every_seconds=5.0),
+        eval=EvalConfig(every_env_steps=500, episodes=2, final_episodes=4, envs=2),
+        stop=StopConfig(env_steps=None, wall_seconds=1e6),
+    )  # fmt: skip
+
+
+def run_chaos(
+    minutes: Positive = 2.0,
+    every: Positive = 10.0,
+    seed: int = 0,
+    run_dir: Path | None = None,
+    json: Path | None = None,
+    check: bool = False,
+) -> int:
+    """Kills the processes of a real run one after another, and tells whether anything was lost.
+
+    Exits with status 1 if a promise is broken.
+
+    Args:
+        minutes: How long processes are killed; start and end take another minute.
+        every: Seconds from one kill to the next. The driver's takes longer: the run is resumed.
+        seed: Of who is killed when.
+        run_dir: New directory of the run; none: the next free number, runs/chaos-001.
+        json: File for the figures.
+        check: Exit with status 1 also if a process was not back in time.
+    """
+    directory = RunDir.create(run_dir, "chaos")
+    directory.save_config(hunted_config())
+    console = Console()
+    console.print(f"killing a process of {directory.path} every {every:g} s for {minutes:g} min")
+    hunt = Hunt(directory, seed)
+    broken = False
+    try:
+        with hunt.running():
+            hunt.for_seconds(60 * minutes, every)
+    except WmError as error:
+        broken = True
+        console.print(f"[red]the run has ended before its time:[/] {error}", highlight=False)
+    found = read_logs(directory.path)
+    times = judge_times(hunt.kills, found.shard_gigabytes)
+    promises = judge_promises(directory, hunt, found)
+    show("chaos", [*times, *promises], json)
+    missed = [result for result in [*promises, *(times if check else [])] if not result.passed]
+    return 1 if broken or missed else 0
