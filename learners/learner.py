@@ -162,9 +162,11 @@ class Learner:
 
         Args:
             newest_version: The newest version that an actor may already have; what is published is
-                newer, although a resumed learner may have forgotten its last publications.
+                newer, although a resumed learner may have forgotten its last publications. That of
+                rank 0 counts.
         """
-        self._version = max(self._version, newest_version)
+        newest = torch.tensor(newest_version, device=self._device)
+        self._version = max(self._version, int(self._collective.broadcast_(newest).item()))
         self._publish()
 
     def run(self, should_stop: Callable[[], bool]) -> None:

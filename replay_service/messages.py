@@ -49,12 +49,14 @@ class Standing:
         logged_steps: Steps that its log has ever taken; 0 without a log.
         next_incarnation: Lowest incarnation of an actor that no stream in it has had.
         damages: Damaged places that its log had when it began.
+        newest_version: Highest policy version that any chunk in it was acted with.
     """
 
     held_steps: int
     logged_steps: int
     next_incarnation: int
     damages: int = 0
+    newest_version: int = 0
 
     @classmethod
     def of_all(cls, shards: Sequence[Standing]) -> Standing:
@@ -64,6 +66,7 @@ class Standing:
             sum(shard.logged_steps for shard in shards),
             max((shard.next_incarnation for shard in shards), default=0),
             sum(shard.damages for shard in shards),
+            max((shard.newest_version for shard in shards), default=0),
         )
 
 

@@ -92,6 +92,7 @@ class ReplayShard:
         self._counts = self._meter.counts
         self._streams = Streams(self._counts)
         self._held_steps = 0
+        self._newest_version = 0
         self._changed_columns: set[str] = set()  # those that were written back
         # Taken in this order: (inserting or reading) before metadata.
         self._inserting = threading.Lock()
@@ -140,6 +141,7 @@ class ReplayShard:
         if place is not None and self._log is not None and store.log is not None:
             self._log.forget_before(store.log.oldest_segment())
         with self._metadata:
+            self._newest_version = max(self._newest_version, chunk.policy_version)
             self._counts["replay/inserted_steps"] += num_steps
             self._counts["replay/insert_bytes"] += sum(c.nbytes for c in columns.values())
         return num_steps
@@ -322,7 +324,12 @@ class ReplayShard:
     def standing(self) -> Standing:
         """How far it has come."""
         with self._metadata:
-            return Standing(self._held_steps, 0, self._streams.next_incarnation())
+            return Standing(
+                held_steps=self._held_steps,
+                logged_steps=0,
+                next_incarnation=self._streams.next_incarnation(),
+                newest_version=self._newest_version,
+            )
 
     def snapshot(self) -> None:
         """Writes down what a log does not hold; nothing where there is no log."""

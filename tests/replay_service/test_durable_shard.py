@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,12 @@ def test_shards_that_are_no_more_are_taken_over_with_what_was_written_back(tmp_p
     assert set(reply.columns["env"].ravel().tolist()) == {0, 1}
     np.testing.assert_array_equal(reply.columns["latent/h"][..., 0], 1.0 + reply.columns["env"])
     shard.close()
+
+
+def test_the_newest_version_outlives_the_shard(tmp_path: Path) -> None:
+    with opened(tmp_path) as shard:
+        shard.insert(
+            [replace(chunk(0, 0), policy_version=7), replace(chunk(1, 0), policy_version=5)]
+        )
+    with opened(tmp_path) as shard:
+        assert shard.standing().newest_version == 7

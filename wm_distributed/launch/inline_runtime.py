@@ -93,7 +93,7 @@ class InlineRuntime:
         use_threads(self._config.learner.num_threads, 1)
         standing = self._open_shards()
         self._learner = learner = self._build_learner(standing)
-        learner.start()
+        learner.start(standing.newest_version)
         seed, trained_seconds = self._config.seed, 0.0
         if self._resume:
             trained_seconds = RunDir(self._plan.run_dir).trained_seconds()

@@ -124,11 +124,7 @@ class LearnerWorker:
         use_threads(learner_config.num_threads, learner_config.num_ranks)
         collective = self._join(store)
         learner = self._build(collective)
-        if self._rank == 0:
-            newest = ray.get(self._services.server.version.remote(), timeout=_ANSWER_SECONDS)
-            learner.start(newest)
-        else:
-            learner.start()
+        learner.start(self._newest_version() if self._rank == 0 else 0)
         self._learner = learner
         self._await_collection()
         learner.run(self._stop.is_set)
@@ -180,6 +176,24 @@ class LearnerWorker:
             began_at=self._began_at,
             reports=(TrainReport(learner.train_steps, report),) if report else (),
         )
+
+    def _newest_version(self) -> int:
+        """The newest version that may be in use, whether or not the checkpoint knows of it.
+
+        The server tells, or after the end of the whole run the steps in replay; whoever is just
+        being started again is not waited for.
+        """
+        asked = [self._services.server.version.remote()]
+        if self._begin != "anew":
+            asked += [shard.newest_version.remote() for shard in self._services.shards]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
+        versions = [0]
+        for reference in answered:
+            try:
+                versions.append(ray.get(reference))
+            except RayError as error:
+                logger.warning("the newest version is taken from others: %s", error)
+        return max(versions)
 
     def _join(self, store: StoreAddress | None) -> Collective:
         import torch

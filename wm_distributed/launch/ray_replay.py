@@ -82,6 +82,10 @@ class _ShardActor:
     def standing(self) -> Standing:
         return self._shard.standing()
 
+    @ray.method(concurrency_group="stats")
+    def newest_version(self) -> int:
+        return self._shard.standing().newest_version
+
     @ray.method(concurrency_group="snapshot")
     def snapshot(self) -> None:
         self._shard.snapshot()
