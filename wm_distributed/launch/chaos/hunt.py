@@ -92,10 +92,13 @@ class Hunt:
             self._driver_process.wait()
 
     def for_seconds(self, seconds: float, every: float) -> None:
-        """Kills a process every so many seconds, and waits at the end until all are back."""
+        """Kills a process every so many seconds, and waits at the end until all are back.
+
+        It takes longer where there are still cards in the pack.
+        """
         end = time.monotonic() + seconds
         cards: list[str] = []
-        while time.monotonic() < end:
+        while cards or time.monotonic() < end:
             cards = cards or self._rng.sample(ROLES, len(ROLES))
             self._kill(cards.pop())
             pause = time.monotonic() + every

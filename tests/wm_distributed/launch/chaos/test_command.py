@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 def test_nothing_is_lost_while_each_role_is_killed(tmp_path: Path) -> None:
     figures = tmp_path / "chaos.json"
-    flags = ["--minutes", "0.5", "--every", "4", "--seed", "3"]
+    flags = ["--minutes", "0.1", "--every", "3", "--seed", "3"]  # one pack of cards
     status = main(
         ["bench", "chaos", *flags, "--run-dir", str(tmp_path / "run"), "--json", str(figures)]
     )
@@ -22,5 +22,5 @@ def test_nothing_is_lost_while_each_role_is_killed(tmp_path: Path) -> None:
     assert status == 0, values
     for role in ROLES:
         assert any(name.startswith(f"{role}, killed") for name in values), role
-    assert values["steps acknowledged"] > 1000
-    assert values["sequences checked"] > 1000
+    assert values["steps acknowledged"] > 500
+    assert values["sequences checked"] > 500
