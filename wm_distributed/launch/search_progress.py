@@ -50,9 +50,9 @@ def _population(status: RunStatus) -> str:
     if "search/return_mean" not in metrics:
         return "the first is under way"
     spread = f"{metrics['search/return_mean']:.2f} ± {metrics['search/return_std']:.2f}"
-    episodes = f"{metrics['search/candidate_episodes']:.0f} episodes each"
+    episodes = f"episodes each: {metrics['search/candidate_episodes']:.0f}"
     if "search/reliability" in metrics:
-        episodes += f", reliability {metrics['search/reliability']:.2f}"
+        episodes += f", reliability: {metrics['search/reliability']:.2f}"
     return f"{spread}, best {metrics['search/return_max']:.2f} ({episodes})"
 
 

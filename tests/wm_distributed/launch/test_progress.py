@@ -156,7 +156,7 @@ def test_a_search_shows_its_population_and_held_out_scores(
     assert plain.lines[0].startswith("evaluation at generation 10: 62.00 ± 2.00 over 2 episodes")
     for part in (
         "0:00 controller | generation 12 | episodes 3,072 (8.5/s)",
-        "population 40.25 ± 12.00, best 71.50 (4 episodes each, reliability 0.42)",
+        "population 40.25 ± 12.00, best 71.50 (episodes each: 4, reliability: 0.42)",
         "held out 62.00 ± 2.00 (2), best 80.00 ± 5.00 (32)",
         "sigma 0.0875",
         "evaluators: env 75 %, wait 2 %",
