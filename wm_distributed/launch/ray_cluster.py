@@ -63,6 +63,7 @@ class RayCluster:
         """
         self._address = address
         self._answered_at = math.inf
+        self._machines: dict[str, str] = {}  # addresses by Ray's ids
         self._mark = secrets.token_hex(8)
         self._temp_dir: Path | None = None
         self._reaper: subprocess.Popen[bytes] | None = None
@@ -94,7 +95,7 @@ class RayCluster:
                 self._join(self._address, options)
 
     def check(self) -> None:
-        """Asks the head of a joined cluster for a sign of life.
+        """Asks the head of a joined cluster for a sign of life, and logs who has left and joined.
 
         Raises:
             WorkerDiedError: None has come for a while. Without this Ray would end this process,
@@ -113,6 +114,23 @@ class RayCluster:
                     f"the head of the Ray cluster at {head} has not answered for {silence:.0f} s "
                     f"({error}): start the cluster again, then resume the run"
                 ) from error
+        else:
+            self._watch_machines()
+
+    def _watch_machines(self) -> None:
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        alive = {node["NodeID"]: node for node in nodes if node["Alive"]}
+        cores = sum(node["Resources"].get("CPU", 0.0) for node in alive.values())
+        for left in self._machines.keys() - alive.keys():
+            logger.warning(
+                "machine %s has left the Ray cluster, where %g CPU cores remain: what ran there "
+                "starts again on others, or as soon as a machine with room for it joins",
+                self._machines[left], cores,
+            )  # fmt: skip
+        for joined in alive.keys() - self._machines.keys() if self._machines else ():
+            address = alive[joined]["NodeManagerAddress"]
+            logger.warning("machine %s has joined: %g CPU cores", address, cores)
+        self._machines = {node: alive[node]["NodeManagerAddress"] for node in alive}
 
     def stop(self) -> None:
         """Disconnects; a cluster of our own is gone afterwards. May be called again."""

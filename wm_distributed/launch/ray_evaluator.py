@@ -7,7 +7,7 @@ import time
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from wm_distributed.errors import EnvError
 from wm_distributed.launch.ray_handles import RayProcess, failure_of, is_done
@@ -18,6 +18,7 @@ from wm_distributed.types import Weights
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
+_GONE = (RayActorError, ObjectLostError)  # the process, or the answer with its machine
 
 
 class RaySnapshot:
@@ -46,7 +47,7 @@ class RaySnapshot:
             return answer if ray.get(answer) is not None else None
         except RayTaskError as error:
             raise failure_of(error) from error
-        except RayActorError:
+        except _GONE:
             return None
 
 
@@ -94,7 +95,7 @@ class RayEvaluator:
                 evaluation = ray.get(self._answer)
             except RayTaskError as error:
                 self._retry(error)
-            except RayActorError:
+            except _GONE:
                 self._answer = None  # the team notices, too, and begins again
             else:
                 self._task = self._answer = None

@@ -9,7 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from wm_distributed.errors import DeadlineError, WmError, WorkerDiedError
 from wm_distributed.launch.ray_replay import BlockingRayLimiter, RayLimiter
@@ -175,7 +181,7 @@ class RayProcess:
             if not self._revived_by_ray:
                 raise self._died(error) from error
             pulse = None
-        except RayActorError as error:
+        except (RayActorError, ObjectLostError) as error:  # the answer went with its machine
             raise self._died(error) from error
         self._pending = self._ask()
         return pulse
@@ -198,7 +204,7 @@ class RayProcess:
         # One that Ray revives comes back until this program disconnects from Ray.
         ray.kill(self.actor, no_restart=not self._revived_by_ray)
 
-    def _died(self, error: RayActorError) -> WorkerDiedError:
+    def _died(self, error: RayError) -> WorkerDiedError:
         self._gone = True
         return WorkerDiedError(f"its process died: {_first_line(error)}")
 

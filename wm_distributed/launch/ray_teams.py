@@ -66,8 +66,7 @@ CORES: dict[Role, float] = {
     "server": 0.0,
 }
 _INSERTING = 64  # calls that may wait in the limiter at once, so that actors can join
-_MAX_RESTARTS = 10  # of one process that is not an actor
-_MAX_LEARNER_RESTARTS = 3
+_MAX_RESTARTS = 10  # of what is not an actor; the end of a machine may cost a learner two
 _PLACEMENT_SECONDS = 60.0
 _RECOVERY_SECONDS = 600.0  # a shard says nothing while it reads its log
 
@@ -171,7 +170,7 @@ class RayTeams:
             store = workers[0].host_store.remote() if len(workers) > 1 else None
             return [_working(worker, store) for worker in workers]
 
-        return self._team("learner", 0, launch, max_restarts=_MAX_LEARNER_RESTARTS)
+        return self._team("learner", 0, launch, max_restarts=_MAX_RESTARTS)
 
     def actor(self, index: int, seed: int, first_incarnation: int) -> Team:
         """One actor.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Role = Literal["actor", "gateway", "shard", "limiter", "learner", "server", "evaluator", "search"]
 Which = Literal["newest", "best"]
-Health = Literal["starting", "running", "restarting"]
+Health = Literal["starting", "running", "silent", "restarting"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class ProcessStatus:
         index: Number within its role, from 0.
         node: Host name of its machine.
         pid: Process id there; 0 while it is being started.
-        health: Whether it answers; one that hangs is ended and started again.
+        health: Whether it answers; one that stays silent, or hangs, is ended and started again.
         restarts: How often it was started again since the run (or the resumed run) began.
         stats: Its own values by the names of ``metrics.py``, among them ``run/cpu_seconds`` and
             ``run/rss_bytes``.

@@ -26,6 +26,7 @@ from wm_distributed.metrics import METRICS
 logger = logging.getLogger(__name__)
 
 _BUDGET_SECONDS = 3600.0
+_QUIET_SECONDS = 10.0  # without an answer, after which a process is not called running
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,7 @@ class Team:
             if failure := member.check(now, self._patience):
                 self._mend(self._first_index + index, failure, now)
                 return
-            if before and member.pulse and member.pulse.pid != before.pid:
+            if before and member.pulse and not _same_process(before, member.pulse):
                 self._take_note(self._first_index + index, before)
         if self._died_at is not None and self.ready:
             self.recovery_seconds, self._died_at = now - self._died_at, None
@@ -207,17 +208,18 @@ class Team:
     def statuses(self) -> list[ProcessStatus]:
         """How each process stands."""
         absent: Health = "starting" if self._restart_at is None else "restarting"
+        now = self._clock()
         return [
             ProcessStatus(
                 role=self.role,
                 index=self._first_index + index,
-                node=pulse.node if pulse else "",
-                pid=pulse.pid if pulse else 0,
-                health="running" if pulse and pulse.ready else absent,
+                node=member.pulse.node if member.pulse else "",
+                pid=member.pulse.pid if member.pulse else 0,
+                health=member.health(now) or absent,
                 restarts=self.restarts,
-                stats=pulse.stats if pulse else {},
+                stats=member.pulse.stats if member.pulse else {},
             )
-            for index, pulse in enumerate(self.pulses)
+            for index, member in enumerate(self._members)
         ]
 
     def lost_counters(self) -> Mapping[str, float]:
@@ -272,6 +274,11 @@ class Team:
                 self._lost[name] = self._lost.get(name, 0.0) + value
 
 
+def _same_process(one: Pulse, other: Pulse) -> bool:
+    """Whether both are of one process; machines, above all containers, share process ids."""
+    return (one.node, one.pid) == (other.node, other.pid)
+
+
 class _Member:
     """A process and its last answer."""
 
@@ -279,6 +286,12 @@ class _Member:
         self.process = process
         self.pulse: Pulse | None = None
         self._launched_at = self._heard_at = now
+
+    def health(self, now: float) -> Health | None:
+        """How it is; None before it is ready."""
+        if self.pulse is None or not self.pulse.ready:
+            return None
+        return "silent" if now - self._heard_at > _QUIET_SECONDS else "running"
 
     def check(self, now: float, patience: Patience) -> str:
         """What is wrong with the process; empty if nothing is."""
@@ -293,7 +306,7 @@ class _Member:
         age, silence = now - self._launched_at, now - self._heard_at
         if self.pulse is None or not self.pulse.ready:
             if age > patience.start_seconds:
-                return f"hangs: not ready {age:.0f} s after its start"
+                return f"hangs, or has no room anywhere: not ready {age:.0f} s after its start"
         elif silence > patience.silent_seconds:
             return f"hangs: no answer for {silence:.0f} s"
         return ""

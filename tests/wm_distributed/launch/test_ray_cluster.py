@@ -85,7 +85,7 @@ def test_the_end_of_a_joined_clusters_head_is_noticed(
 ) -> None:
     host, port = listener.getsockname()
     context = SimpleNamespace(gcs_address=f"{host}:{port}")
-    fake = SimpleNamespace(get_runtime_context=lambda: context)
+    fake = SimpleNamespace(get_runtime_context=lambda: context, nodes=list)
     monkeypatch.setattr(ray_cluster, "ray", fake)
     cluster = RayCluster("auto")
     cluster.check()
@@ -94,6 +94,30 @@ def test_the_end_of_a_joined_clusters_head_is_noticed(
     monkeypatch.setattr(ray_cluster, "_HEAD_SECONDS", 0.0)
     with pytest.raises(WorkerDiedError, match=rf"head of the Ray cluster at {host}:{port} has not"):
         cluster.check()
+
+
+def test_a_machine_that_leaves_a_joined_cluster_is_told_and_so_is_one_that_joins(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = listener.getsockname()
+    context = SimpleNamespace(gcs_address=f"{host}:{port}")
+    cluster = RayCluster("auto")
+
+    def check(**alive: bool) -> str:
+        nodes = [
+            {"NodeID": x, "NodeManagerAddress": f"10.{x}", "Alive": is_, "Resources": {"CPU": 2.0}}
+            for x, is_ in alive.items()
+        ]
+        fake = SimpleNamespace(get_runtime_context=lambda: context, nodes=lambda: nodes)
+        monkeypatch.setattr(ray_cluster, "ray", fake)
+        caplog.clear()
+        cluster.check()
+        return caplog.text
+
+    assert not check(a=True, b=True)
+    assert "machine 10.b has left the Ray cluster, where 2 CPU cores" in check(a=True, b=False)
+    assert not check(a=True, b=False)
+    assert "machine 10.c has joined: 4 CPU cores" in check(a=True, b=False, c=True)
 
 
 class Ray:

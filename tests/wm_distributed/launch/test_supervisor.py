@@ -172,6 +172,17 @@ def test_a_silent_process_is_ended_after_its_time() -> None:
     assert 20.0 <= bench.poll_until(lambda: bench.process().killed, 1.0) <= 21.1
 
 
+def test_a_process_that_has_not_answered_for_a_while_is_called_silent() -> None:
+    bench = Bench()
+    bench.team.poll()
+    bench.process().answer = None
+    silent = bench.poll_until(lambda: bench.team.statuses()[0].health == "silent", 1.0)
+    assert 10.0 < silent <= 11.1
+    bench.process().answer = Pulse(node="here", pid=0)
+    bench.team.poll()
+    assert bench.team.statuses()[0].health == "running"
+
+
 def test_the_others_of_a_team_are_ended_with_the_first_that_dies() -> None:
     bench = Bench(size=3)
     bench.team.poll()
@@ -214,6 +225,15 @@ def test_a_process_that_came_back_by_itself_counts_as_restarted() -> None:
     assert told == [{"env_steps": 5}]
     bench.team.poll()
     assert len(told) == 1
+
+
+def test_a_process_that_came_back_on_another_machine_with_the_same_id_counts_as_restarted() -> None:
+    bench = Bench()
+    bench.process().answer = Pulse(node="here", pid=7)
+    bench.team.poll()
+    bench.process().answer = Pulse(node="there", pid=7)
+    bench.team.poll()
+    assert bench.team.restarts == 1
 
 
 def test_a_process_works_only_once_it_is_ready_and_has_limited_time_for_that() -> None:
