@@ -27,7 +27,7 @@ class ActionBorder:
         """Args: the engine's space of one action, N, and the id for messages.
 
         Raises:
-            ConfigError: The space is neither discrete nor a bounded box of floats.
+            ConfigError: The space is neither discrete nor a bounded box of one float or more.
         """
         where = f"environment {env_id!r}"
         self._where = where
@@ -44,6 +44,8 @@ class ActionBorder:
         if not engine_space.is_bounded():
             raise ConfigError(f"{where}: actions need finite bounds to rescale to: {engine_space}")
         size = int(np.prod(engine_space.shape))
+        if not size:
+            raise ConfigError(f"{where}: actions need at least one number: {engine_space}")
         self.space = spaces.Box(-1.0, 1.0, (size,), np.float32)
         self._shape = (num_envs, size)
         self._engine_shape = (num_envs, *engine_space.shape)

@@ -109,9 +109,24 @@ class ObsBorder:
             for name, inner in space.spaces.items():
                 self._collect(inner, (*path, name), into)
             return
+        shape = space.shape or ()
+        if 0 in shape:
+            raise ConfigError(
+                f"{self._where}: expected observations that hold something, got "
+                f"{'/'.join(path)!r} of shape {shape}; a gymnasium.ObservationWrapper can leave it "
+                "out"
+            )
         field = self._field(space, path)
-        name = "image" if field.box.dtype == np.uint8 else "vector"
-        into["/".join(path) or name] = field
+        key = "/".join(path)
+        if not path:
+            key = "image" if field.box.dtype == np.uint8 else "vector"
+        if not key or key in into:
+            beside = f" beside {into[key].path}" if key in into else ""
+            raise ConfigError(
+                f"{self._where}: expected observations of different names that are not empty, got "
+                f"{path} as {key!r}{beside}; a gymnasium.ObservationWrapper can rename it"
+            )
+        into[key] = field
 
     def _field(self, space: Space[Any], path: tuple[str, ...]) -> _Field:
         if isinstance(space, spaces.Discrete):

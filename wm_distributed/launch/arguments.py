@@ -26,6 +26,7 @@ SHORTCUTS = {
     "--from": "--pipeline.source",
     "--rounds": "--pipeline.rounds",
 }
+_PYTHON_NAMES = {"True": True, "False": False, "None": None}
 _REGISTRY = ConstructorRegistry()
 
 
@@ -76,7 +77,9 @@ def parse_train(
         argv,
         prog=prog,
         default=TrainArguments(**vars(preset)),
-        description=_describe(f"Trains {preset.preset} ({preset.family} on {preset.env.id})."),
+        description=_describe(
+            f"Begins a run of {preset.preset} ({preset.family} on {preset.env.id})."
+        ),
     )
     return parsed.run_config(), parsed.run_dir
 
@@ -150,7 +153,7 @@ def _none_in_lower_case(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Non
 
 @_REGISTRY.primitive_rule
 def _any_as_json(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """``--env.options grid 5``: values without a type are JSON, or else text."""
+    """``--env.options grid 5``: values without a type are JSON or Python's names, or else text."""
     if info.type is not Any:
         return None
     return PrimitiveConstructorSpec(
@@ -163,6 +166,8 @@ def _any_as_json(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | Non
 
 
 def _json_or_text(text: str) -> Any:
+    if text in _PYTHON_NAMES:
+        return _PYTHON_NAMES[text]
     try:
         return json.loads(text)
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from wm_distributed.api import FamilySpec
@@ -16,6 +17,25 @@ from wm_distributed.from_json import decode
 def config_to_json(config: RunConfig[Any]) -> str:
     """The configuration as indented JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def changed_flags(saved: RunConfig[Any], config: RunConfig[Any]) -> list[str]:
+    """The flags of environment and model that differ in two configurations, with what they were."""
+    then, now = (
+        dict(_leaves(dataclasses.asdict(one.env), "--env"))
+        | dict(_leaves(dataclasses.asdict(one.model), "--model"))
+        for one in (saved, config)
+    )
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    return [f"{name.replace('_', '-')} was {then.get(name)!r}" for name in names]
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield name, value
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{name}.{key}")
 
 
 def config_from_json(text: str, where: str) -> tuple[RunConfig[Any], FamilySpec]:

@@ -49,11 +49,11 @@ class Schedule:
         """The limit that is reached, in words; empty if none is."""
         stop, seconds = self._stop, self._clock() - self._began
         if stop.env_steps is not None and env_steps >= stop.env_steps:
-            return f"{env_steps:,} environment steps, the limit is {stop.env_steps:,}"
+            return f"the limit of {stop.env_steps:,} environment steps is reached"
         if stop.train_steps is not None and train_steps >= stop.train_steps:
-            return f"{train_steps:,} train steps, the limit is {stop.train_steps:,}"
+            return f"the limit of {stop.train_steps:,} train steps is reached"
         if stop.wall_seconds is not None and seconds >= stop.wall_seconds:
-            return f"{seconds:.0f} s of training, the limit is {stop.wall_seconds:.0f} s"
+            return f"the limit of {stop.wall_seconds:.0f} s of training is reached"
         best = max((evaluation.return_mean for evaluation in evaluations), default=None)
         if stop.eval_return is not None and best is not None and best >= stop.eval_return:
             return f"an evaluation returned {best:.4g}, aimed at {stop.eval_return:.4g}"

@@ -27,6 +27,7 @@ from wm_distributed.candidates import CandidateActor, SeededEpisodes
 from wm_distributed.config import ReplayConfig, RunConfig
 from wm_distributed.families import load_family
 from wm_distributed.fit import misfits, shapes
+from wm_distributed.launch.config_json import changed_flags
 from wm_distributed.launch.experience import RecordingWriter, count_steps
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.roles import RateLimiter, ReplayReader, ReplayWriter, WeightsSink, WeightsSource
@@ -297,9 +298,16 @@ class Plan:
             family=self.family.name,
             preset=self.config.preset,
             fingerprint=fingerprint(self.config.env.id, self.spaces, own),
-            misfits=lambda state: misfits(state.get("trainable"), own),
+            misfits=lambda state: self._misfits(state.get("trainable"), own),
             keep=self.config.learner.keep_checkpoints,
         )
+
+    def _misfits(self, state: object, own: object) -> str:
+        """What of a saved state does not fit, where, and which flags may be the cause."""
+        saved, _ = RunDir.open(self.run_dir).load_config()
+        changed = changed_flags(saved, self.config)
+        cause = f" ({', '.join(changed)})" if changed else ""
+        return f"in environment {self.config.env.id!r}{cause}, {misfits(state, own)}"
 
     def build_learner(
         self,

@@ -108,7 +108,7 @@ def print_result(console: Console, rows: Mapping[str, Evaluation]) -> None:
         cells = (evaluation.return_mean, evaluation.return_std, returns.min(), returns.max())
         table.add_row(
             name,
-            *(f"{cell:.2f}" for cell in cells),
+            *(f"{cell:.2f}" if abs(cell) < 1e9 else f"{cell:.3g}" for cell in cells),
             f"{evaluation.length_mean:.0f}",
             str(len(returns)),
         )

@@ -80,6 +80,8 @@ class RunDir:
         """
         if path is None:
             return cls(_next_numbered(root, preset))
+        if path.is_file():
+            raise RunDirError(f"{path} is a file: name a new directory")
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             occupied = any(entry.name != "lock" for entry in path.iterdir())

@@ -124,7 +124,7 @@ def only_driver(run_dir: RunDir) -> Iterator[None]:
         RunDirError: A living process drives it; on another machine, as far as its status tells.
     """
     if run_dir.status.exists():
-        values = read_json(run_dir.status)
+        values = _read(run_dir)
         state, alive = _state(run_dir, values)
         if alive and values["driver"]["node"] != socket.gethostname():  # here, the lock tells
             raise RunDirError(f"{run_dir.path} is {state}; stop that one first (Ctrl-C)")
@@ -144,7 +144,7 @@ def show_status(
     console = Console()
     if not directory.status.exists():
         raise RunDirError(f"{run_dir} has no status: it never began")
-    values = read_json(directory.status)
+    values = _read(directory)
     state, alive = _state(directory, values)
     age = time.time() - values["time"]
     console.print(f"[bold]{run_dir}[/]: {state}", highlight=False, soft_wrap=True)
@@ -159,6 +159,16 @@ def show_status(
     )
     console.print(_table(values["processes"], alive))
     return 0
+
+
+def _read(run_dir: RunDir) -> dict[str, Any]:
+    values = read_json(run_dir.status)
+    if missing := {"state", "time", "driver"} - values.keys():
+        raise RunDirError(
+            f"{run_dir.status} is damaged, it lacks {', '.join(sorted(missing))}: remove it; the "
+            "run needs it for nothing else than to be shown"
+        )
+    return values
 
 
 def _state(run_dir: RunDir, values: Mapping[str, Any]) -> tuple[str, bool]:

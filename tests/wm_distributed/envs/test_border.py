@@ -147,6 +147,7 @@ def test_actions_of_another_shape_or_type_are_refused(bad: Array) -> None:
         spaces.MultiDiscrete([2, 2]),
         spaces.Box(-np.inf, np.inf, (2,)),
         spaces.Box(0, 9, (2,), np.int64),
+        spaces.Box(-1, 1, (0,)),
     ],
 )
 def test_action_spaces_that_cannot_be_served_are_refused(space: Space[Any]) -> None:

@@ -49,6 +49,26 @@ def test_a_dictionary_keeps_its_keys_sorted_and_joined() -> None:
     np.testing.assert_array_equal(obs["arm/angle"], [0.5])
 
 
+def test_two_observations_of_one_name_are_refused_with_both() -> None:
+    box = spaces.Box(-1, 1, (2,))
+    space = spaces.Dict({"a": spaces.Dict({"b": box}), "a/b": box})
+    with pytest.raises(ConfigError, match=r"index 2: .*\('a/b',\) as 'a/b' beside \('a', 'b'\)"):
+        border(space)
+
+
+def test_an_observation_without_a_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"names that are not empty, got \(''\,\) as ''"):
+        border(spaces.Dict({"": spaces.Box(-1, 1, (2,))}))
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Box(-1, 1, (0,)), spaces.Box(0, 255, (0, 4, 3), np.uint8)]
+)
+def test_an_observation_that_holds_nothing_is_refused(space: Space[Any]) -> None:
+    with pytest.raises(ConfigError, match=r"index 2: .*of shape \(0,.*leave it out"):
+        border(space)
+
+
 def test_a_discrete_value_becomes_one_hot() -> None:
     obs = border(spaces.Discrete(3, start=5)).convert(np.int64(6))
     np.testing.assert_array_equal(obs["vector"], [0, 1, 0])

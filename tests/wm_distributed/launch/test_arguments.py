@@ -50,6 +50,14 @@ def test_options_of_an_environment_are_json_or_text() -> None:
     assert config.env.options == {"size": 5, "name": "red", "goal": True}
 
 
+@pytest.mark.parametrize(("text", "value"), [("True", True), ("False", False), ("None", None)])
+def test_options_of_an_environment_may_be_written_as_python_writes_them(
+    text: str, value: bool | None
+) -> None:
+    config, _ = train("--env.options", "flag", text)
+    assert config.env.options == {"flag": value}
+
+
 def test_short_forms_of_the_runtime() -> None:
     assert train("--runtime=inline")[0].runtime.kind == "inline"
     config, _ = train("--runtime", "ray", "--ray-address", "auto")

@@ -144,6 +144,7 @@ def test_resume_refuses_a_run_that_is_running(
         (["resume", "nothing"], ["nothing does not exist; there are no runs here yet"]),
         (["status", "nothing"], ["nothing does not exist"]),
         (["eval", "nothing"], ["nothing does not exist"]),
+        (["bench", "choas"], ["unknown benchmark 'choas'; did you mean chaos"]),
         (["bench", "nothing"], ["unknown benchmark 'nothing'"]),
         (["bench"], ["usage: wm-distributed bench NAME", "benchmarks:"]),
         (["eval"], ["usage: wm-distributed eval RUN_DIR", "newest runs:"]),

@@ -6,7 +6,7 @@ import pytest
 
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, UnknownNameError
-from wm_distributed.launch.config_json import config_from_json, config_to_json
+from wm_distributed.launch.config_json import changed_flags, config_from_json, config_to_json
 from wm_distributed.launch.presets import all_families
 from wm_distributed.testing.counting_family import counting_preset
 
@@ -33,6 +33,21 @@ def test_every_preset_of_every_family_comes_back_equal() -> None:
         again, family = config_from_json(config_to_json(config), "config.json")
         assert again == config
         assert type(again.model) is family.config
+
+
+def test_changed_flags_of_environment_and_model_are_told_with_what_they_were() -> None:
+    saved = counting_preset()
+    config = replace(
+        saved,
+        seed=saved.seed + 1,
+        env=replace(saved.env, image_size=saved.env.image_size + 1),
+        model=replace(saved.model, data=replace(saved.model.data, batch_size=99)),
+    )
+    assert changed_flags(saved, saved) == []
+    assert changed_flags(saved, config) == [
+        f"--env.image-size was {saved.env.image_size}",
+        f"--model.data.batch-size was {saved.model.data.batch_size}",
+    ]
 
 
 def test_options_of_the_environment_come_back_as_they_were() -> None:

@@ -15,6 +15,7 @@ from wm_distributed.families import load_family
 from wm_distributed.launch.inline_runtime import InlineRuntime
 from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.preflight import preflight
+from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import RunStatus
 from wm_distributed.testing import CountingEnv
 from wm_distributed.testing.counting_family import counting_preset
@@ -197,6 +198,18 @@ def test_a_resumed_run_acts_in_other_episodes_than_at_its_beginning(
 def test_resuming_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing has been saved"):
         open_runtime(counting_preset(), tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_another_environment_names_it_and_the_flag(tmp_path: Path) -> None:
+    config = with_(counting_preset(), stop={"env_steps": 64}, model={"check_data": False})
+    RunDir(tmp_path).save_config(config)
+    runtime = open_runtime(config, tmp_path)
+    run(runtime)
+    runtime.stop(checkpoint=True)
+    other = with_(config, env={"id": "toy/nav"})
+    message = rf"in environment 'toy/nav' \(--env.id was '{config.env.id}'\), .*; use the settings"
+    with pytest.raises(CheckpointError, match=message):
+        open_runtime(other, tmp_path, resume=True)
 
 
 def test_several_ranks_are_refused(tmp_path: Path) -> None:

@@ -55,6 +55,13 @@ def test_results_stand_below_each_other(make_evaluation: Callable[..., Evaluatio
     assert random == ["random", "policy", "-2.00", "0.00", "-2.00", "-2.00", "10", "1"]
 
 
+def test_a_huge_return_keeps_its_line(make_evaluation: Callable[..., Evaluation]) -> None:
+    file = io.StringIO()
+    print_result(Console(file=file, width=80), {"agent": make_evaluation([1e30, -1e30])})
+    _, agent = (line.split() for line in file.getvalue().splitlines())
+    assert agent == ["agent", "0.00", "1e+30", "-1e+30", "1e+30", "10", "2"]
+
+
 def test_only_files_that_there_are_are_listed(run_dir: RunDir) -> None:
     file = io.StringIO()
     run_dir.summary.touch()

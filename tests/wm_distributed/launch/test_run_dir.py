@@ -67,6 +67,12 @@ def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
         RunDir.create(tmp_path / "file" / "run", "demo")
 
 
+def test_a_file_is_no_place_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirError, match="file is a file: name a new directory"):
+        RunDir.create(tmp_path / "file", "demo")
+
+
 def test_opening_what_is_no_run_names_the_runs_beside_it(run_dir: RunDir) -> None:
     with pytest.raises(RunDirError, match=f"does not exist; runs: {run_dir.path}"):
         RunDir.open(run_dir.path.parent / "rnu")

@@ -120,4 +120,4 @@ def test_it_ends_when_its_time_is_up(tmp_path: Path) -> None:
     finally:
         runtime.stop(checkpoint=False)
     assert status.finished
-    assert "the limit is 0 s" in status.reason
+    assert "the limit of 0 s" in status.reason

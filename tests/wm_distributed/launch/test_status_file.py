@@ -190,6 +190,12 @@ def test_a_run_without_a_status_and_no_run_are_errors(run_dir: RunDir, tmp_path:
         show_status(tmp_path / "nothing")
 
 
+def test_a_damaged_status_is_an_error(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir.status.write_text("{}")
+    with pytest.raises(RunDirError, match=r"status\.json is damaged, it lacks driver, state, time"):
+        show(run_dir, capsys)
+
+
 def test_the_file_is_plain_json(run_dir: RunDir, make_status: MakeStatus) -> None:
     StatusFile(run_dir).write(make_status(10, metrics={"train/loss": float("nan")}), 1.0)
     text = run_dir.status.read_text()
