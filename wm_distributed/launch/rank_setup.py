@@ -1,11 +1,18 @@
-"""Where a learner rank trains, with how many threads and which random numbers."""
+"""Where a rank trains, how it is reached, with how many threads and which random numbers."""
 
 from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
 
 from wm_distributed.allocator import keep_freed_memory
 from wm_distributed.errors import ConfigError
 from wm_distributed.seeding import rank_seed, seed_everything
 from wm_distributed.threads import available_cpus, configure_threads, share_of_cpus
+
+_SIOCGIFADDR = 0x8915  # Linux: asks for an interface's IPv4 address; netdevice(7)
 
 
 def choose_device(asked: str, num_ranks: int, num_gpus: int) -> str:
@@ -22,6 +29,27 @@ def choose_device(asked: str, num_ranks: int, num_gpus: int) -> str:
             f"but {num_gpus} are free: lower learner.num_ranks, or set learner.device to cpu"
         )
     return "cuda"
+
+
+def use_interface_of(address: str) -> None:
+    """Lets gloo talk through this machine's interface that has an address, if any has.
+
+    By default it takes the host name's address, which Debian's ``/etc/hosts`` puts on the loopback,
+    where no other machine reaches it. A ``GLOO_SOCKET_IFNAME`` of the user's stays.
+    """
+    for _, name in socket.if_nameindex():
+        if _address_of(name) == address:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def _address_of(interface: str) -> str:
+    """Its IPv4 address; empty if it has none."""
+    request = struct.pack("256s", interface.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            return socket.inet_ntoa(fcntl.ioctl(asked, _SIOCGIFADDR, request)[20:24])
+        except OSError:
+            return ""
 
 
 def use_threads(num_threads: int, num_ranks: int) -> None:

@@ -17,7 +17,7 @@ from replay_service.client import ReplayClient
 from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import Phase, Report
 from wm_distributed.launch.plan import Plan
-from wm_distributed.launch.rank_setup import seed_rank, use_threads
+from wm_distributed.launch.rank_setup import seed_rank, use_interface_of, use_threads
 from wm_distributed.launch.ray_handles import PatientSampling, RayWeightsSink
 from wm_distributed.launch.ray_replay import RayLimiter
 from wm_distributed.launch.ray_workers import Services
@@ -203,6 +203,7 @@ class LearnerWorker:
 
         if store is None:
             return Collective()
+        use_interface_of(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         if self._store is None:
             self._store = connect_store(*store, _GROUP_SECONDS)
         ranks = self._plan.config.learner.num_ranks

@@ -1,9 +1,10 @@
 """What a driver makes of a worker's errors, and what waits for a limiter that is away; no Ray."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from wm_distributed.errors import (
     CheckpointError,
@@ -13,7 +14,12 @@ from wm_distributed.errors import (
     WorkerDiedError,
 )
 from wm_distributed.launch import ray_handles
-from wm_distributed.launch.ray_handles import PatientInserting, PatientSampling, failure_of
+from wm_distributed.launch.ray_handles import (
+    PatientInserting,
+    PatientSampling,
+    RayProcess,
+    failure_of,
+)
 
 
 def as_ray_gives_it(cause: Exception) -> RayTaskError:
@@ -70,3 +76,15 @@ def test_a_limiter_that_is_away_grants_nothing_and_then_what_it_grants() -> None
     limiter.away = False
     assert actor.reserve_insert(8, 1.0)
     assert learner.reserve_sample(8, 1.0).result(1.0)
+
+
+def test_an_answer_that_went_with_its_machine_is_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(_: object) -> None:
+        raise ObjectLostError("ab", "", "")
+
+    fake = SimpleNamespace(wait=lambda refs, timeout: (refs, []), get=get)
+    monkeypatch.setattr(ray_handles, "ray", fake)
+    process = RayProcess(None, lambda: "answer")  # type: ignore[arg-type, return-value]
+    with pytest.raises(WorkerDiedError, match="its process died"):
+        process.pulse()
+    assert process.finished()
