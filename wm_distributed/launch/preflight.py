@@ -33,13 +33,11 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
     Raises:
         ConfigError: A setting, or a combination of settings, cannot work.
         EnvError: The environment cannot be made, or fails at its first steps.
-        RunDirError: The run directory cannot be written.
     """
     family = load_family(config.family)
     _check_model(family, config)
     _check_phases(family, config)
     _check_gateway(family, config)
-    _check_writable(run_dir)
     spaces = _try_environment(config)
     if family.check is not None:
         family.check(config.model, spaces)
@@ -195,7 +193,12 @@ def _lacks(family: FamilySpec, ability: str) -> ConfigError:
     return ConfigError(f"family {family.name!r} has not got {ability}, which this run needs")
 
 
-def _check_writable(run_dir: Path) -> None:
+def check_writable(run_dir: Path) -> None:
+    """Refuses a run directory that would lose what is trained.
+
+    Raises:
+        RunDirError: It cannot be written.
+    """
     try:
         with tempfile.TemporaryFile(dir=run_dir) as file:
             file.write(b"\0" * 4096)

@@ -213,15 +213,20 @@ def make_runtime(
 
     Raises:
         ConfigError: The configuration cannot work (see ``preflight.py``), or replay is too large.
-        RunDirError: The directory cannot be written.
+        RunDirError: The directory is to be trained in, and cannot be written.
     """
-    from wm_distributed.launch.preflight import preflight, warn_if_never_trained
+    from wm_distributed.launch.preflight import (
+        check_writable,
+        preflight,
+        warn_if_never_trained,
+    )
     from wm_distributed.launch.presets import is_search
 
     plan = preflight(config, run_dir)
     if trains:
         from wm_distributed.launch.memory import weigh_replay
 
+        check_writable(run_dir)
         weigh_replay(plan)
         warn_if_never_trained(plan)
     if plan.is_pipeline:

@@ -14,6 +14,7 @@ from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, EnvError, RunDirError, UnknownNameError
 from wm_distributed.families import load_family
 from wm_distributed.launch.preflight import preflight, warn_if_never_trained
+from wm_distributed.launch.runtime import make_runtime
 from wm_distributed.search_config import SearchConfig
 from wm_distributed.testing import COUNTING_FAMILY, CountingConfig, CountingEnv
 from wm_distributed.testing.counting_family import counting_preset
@@ -113,10 +114,10 @@ def test_an_environment_that_fails_at_once_is_refused_with_its_own_error(tmp_pat
         preflight(changed(env={"id": f"{__name__}:BrokenEnv"}), tmp_path)
 
 
-def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    missing = tmp_path / "none"
-    with pytest.raises(RunDirError, match=f"{missing}.*No such file"):
-        preflight(counting_preset(), missing)
+def test_a_directory_that_cannot_be_written_is_refused_to_training_alone(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match=r"cannot write in the run directory .*/nothing"):
+        make_runtime(counting_preset(), tmp_path / "nothing", resume=False)
+    make_runtime(counting_preset(), tmp_path / "nothing", resume=True, trains=False)
 
 
 def test_a_run_that_ends_before_training_begins_is_told_so(
