@@ -16,9 +16,9 @@ on.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+
+from wm_distributed.timing import Waits
 
 
 class ReplayRatioLimiter:
@@ -58,8 +58,8 @@ class ReplayRatioLimiter:
         self._trained_steps = 0
         self._forgotten = 0.0  # balance that was left behind at a restart
         self._changed = threading.Condition()
-        self._insert_waits = _Waits()
-        self._sample_waits = _Waits()
+        self._insert_waits = Waits()
+        self._sample_waits = Waits()
 
     def reserve_insert(self, env_steps: int, timeout_seconds: float) -> bool:
         with self._changed:
@@ -146,7 +146,7 @@ class ReplayRatioLimiter:
             self._missing = max(0, self._min_size - held_steps)
             self._changed.notify_all()
 
-    def _wait(self, allowed: Callable[[], bool], waits: _Waits, timeout_seconds: float) -> bool:
+    def _wait(self, allowed: Callable[[], bool], waits: Waits, timeout_seconds: float) -> bool:
         if allowed() or timeout_seconds <= 0:
             return allowed()
         self._changed.notify_all()  # this request may have widened the band for the others
@@ -175,26 +175,3 @@ class ReplayRatioLimiter:
     def _allowed_error(self) -> float:
         needed = (self._largest_sample + (self._ratio or 0.0) * self._largest_insert) / 2
         return max(self._band, needed + 1.0)  # one step more than needed, against rounding
-
-
-class _Waits:
-    """Seconds that callers have waited, those who still wait included."""
-
-    def __init__(self) -> None:
-        self._ended = 0.0
-        self._begun: list[float] = []
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Counts the time spent inside."""
-        begin = time.monotonic()
-        self._begun.append(begin)
-        try:
-            yield
-        finally:
-            self._begun.remove(begin)
-            self._ended += time.monotonic() - begin
-
-    def seconds(self) -> float:
-        now = time.monotonic()
-        return self._ended + sum(now - begin for begin in self._begun)

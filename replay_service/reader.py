@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import DataSpec
 from wm_distributed.errors import ConfigError, DeadlineError, WorkerDiedError
 from wm_distributed.roles import Pending
+from wm_distributed.timing import Waits
 from wm_distributed.types import ReplayUpdate, SequenceBatch
 
 _MAX_UPDATES_IN_FLIGHT = 8
@@ -71,12 +71,12 @@ class BatchReader:
         self._reserved = False  # whether the next batch has been counted
         self._reservation: Pending[bool] | None = None
         self._updates: deque[tuple[int, Pending[int]]] = deque()
-        self._waited = {"ratio": 0.0, "data": 0.0, "transfer": 0.0}
+        self._waits = {cause: Waits() for cause in ("ratio", "data", "transfer")}
 
     def sample(self) -> SequenceBatch:
         deadline = time.monotonic() + self._timeout
         while True:
-            with self._timed("ratio"):
+            with self._waits["ratio"].one():
                 self._await_reservation(deadline)
             builder = self._draw(deadline)
             self._reserved = False
@@ -94,7 +94,7 @@ class BatchReader:
                 self._updates.append((index, self._group[index].update(part)))
 
     def waited_seconds(self) -> Mapping[str, float]:
-        return dict(self._waited)
+        return {cause: waits.seconds() for cause, waits in self._waits.items()}
 
     # ----------------------------------------------------------------------- replay ratio
 
@@ -129,7 +129,7 @@ class BatchReader:
         builder = BatchBuilder(self._batch_size, self._spec.context, self._ages)
         while builder.missing and not builder.put_off:  # as long as shards overwrite their choice
             self._fill(builder.missing, deadline)
-            with self._timed("transfer"):
+            with self._waits["transfer"].one():
                 builder.add([self._ready.popleft() for _ in range(builder.missing)])
         return builder
 
@@ -144,7 +144,7 @@ class BatchReader:
                 f"no batch of table {self._spec.table!r} as young as {self._ages} asks for came "
                 f"together within {self._timeout:.0f} s; do the actors get weights and insert?"
             )
-        with self._timed("data"):
+        with self._waits["data"].one():
             time.sleep(_POLL_SECONDS)
 
     def _await_data(self, deadline: float) -> None:
@@ -171,10 +171,10 @@ class BatchReader:
         """Waits until ``count`` sequences are ready to be copied."""
         while len(self._ready) < count:
             if self._round is None:
-                with self._timed("data"):
+                with self._waits["data"].one():
                     self._await_data(deadline)
                 self._round = self._request()
-            with self._timed("transfer"):
+            with self._waits["transfer"].one():
                 answers, self._round = self._round, None
                 chosen = [
                     (index, sequences, number)
@@ -234,12 +234,3 @@ class BatchReader:
             pending.result(self._timeout)
         except WorkerDiedError as error:
             self._group.failed(index, error)
-
-    @contextmanager
-    def _timed(self, cause: str) -> Iterator[None]:
-        """Adds the time spent inside to a cause of waiting."""
-        begin = time.monotonic()
-        try:
-            yield
-        finally:
-            self._waited[cause] += time.monotonic() - begin

@@ -8,6 +8,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
+class Waits:
+    """Seconds that callers have waited, those who still wait included; any thread may call it."""
+
+    def __init__(self) -> None:
+        """Nobody has waited yet."""
+        self._lock = threading.Lock()
+        self._ended = 0.0
+        self._begun: list[float] = []
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Counts the time spent inside."""
+        begin = time.monotonic()
+        with self._lock:
+            self._begun.append(begin)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._begun.remove(begin)
+                self._ended += time.monotonic() - begin
+
+    def seconds(self) -> float:
+        """Seconds so far."""
+        with self._lock:
+            now = time.monotonic()
+            return self._ended + sum(now - begin for begin in self._begun)
+
+
 class WorkMeter:
     """Shares of wall time by kind of work, and units of work a second.
 

@@ -3,6 +3,8 @@
 Its parts (group, writer, reader, routing) are tested through it: together they are what is used.
 """
 
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -386,6 +388,22 @@ def test_a_batch_that_the_ratio_forbids_is_waited_for_until_the_deadline() -> No
     assert limiter.reserve_insert(100, 0.0)
     client.sample()
     assert limiter.stats()["limiter/trained_steps"] == 32
+
+
+def test_a_wait_under_way_is_booked_under_its_cause() -> None:
+    limiter = ReplayRatioLimiter(ratio=1.0, min_size=100)
+    client = limited(limiter, timeout_seconds=30.0)
+    feed(client, [0, 1], 5)
+    learner = threading.Thread(target=client.sample)
+    learner.start()
+    deadline = time.monotonic() + 10
+    while client.waited_seconds()["ratio"] == 0:
+        assert time.monotonic() < deadline
+    assert learner.is_alive()
+    assert client.waited_seconds()["data"] == 0
+    assert limiter.reserve_insert(100, 0.0)
+    learner.join(10)
+    assert not learner.is_alive()
 
 
 def test_batches_that_do_not_count_for_the_ratio_wait_for_the_minimum_alone() -> None:
