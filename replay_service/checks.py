@@ -80,8 +80,12 @@ def steps_before_training(replay: ReplayConfig, specs: Sequence[DataSpec], num_s
 
 def surely_held_steps(replay: ReplayConfig, num_streams: int) -> int:
     """The newest steps of each stream that are never evicted, whatever the others insert."""
-    streams_of_a_shard = -(-num_streams // replay.num_shards)
-    return max(0, longest_sequence(shard_capacity(replay), streams_of_a_shard))
+    return max(0, longest_sequence(shard_capacity(replay), shard_streams(replay, num_streams)))
+
+
+def shard_streams(replay: ReplayConfig, num_streams: int) -> int:
+    """Streams that one shard gets at most."""
+    return -(-num_streams // replay.num_shards)
 
 
 def shard_capacity(replay: ReplayConfig) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from replay_service.checks import shard_capacity, shard_capacity_bytes
+from replay_service.checks import shard_capacity, shard_capacity_bytes, shard_streams
 from replay_service.chunk_log import ChunkLog
 from replay_service.durable_shard import DurableShard
 from replay_service.segments import left_behind, shard_directory
@@ -17,7 +17,13 @@ from wm_distributed.config import ReplayConfig
 
 
 def make_shard(
-    specs: Sequence[DataSpec], config: ReplayConfig, root: Path, index: int, **options: Any
+    specs: Sequence[DataSpec],
+    config: ReplayConfig,
+    root: Path,
+    index: int,
+    *,
+    num_streams: int = 1,
+    **options: Any,
 ) -> ReplayShard:
     """A shard; one with a log has recovered what it finds there.
 
@@ -26,12 +32,17 @@ def make_shard(
         config: Sizes, and whether there is a log.
         root: Below it lie the directories of all shards.
         index: Number of the shard.
+        num_streams: Environments that fill all shards at the same time.
         options: Further arguments of ReplayShard.
 
     Raises:
         ReplayError: The directory cannot be used.
     """
-    options |= {"index": index, "capacity_bytes": shard_capacity_bytes(config)}
+    options |= {
+        "index": index,
+        "capacity_bytes": shard_capacity_bytes(config),
+        "num_streams": shard_streams(config, num_streams),
+    }
     capacity = shard_capacity(config)
     if not config.durable:
         return ReplayShard(specs, capacity, **options)

@@ -60,6 +60,7 @@ class ReplayShard:
         capacity_steps: int,
         *,
         capacity_bytes: int | None = None,
+        num_streams: int = 1,
         index: int = 0,
         seed: int = 0,
         epoch: int = 0,
@@ -72,6 +73,8 @@ class ReplayShard:
             specs: The tables, by name; specs that share a table must agree on its sequences.
             capacity_steps: Steps held at most.
             capacity_bytes: Memory for columns and indices together at most; None: any.
+            num_streams: Streams that fill it at the same time; what is too small to hold a sequence
+                of each is refused.
             index: Number of the shard, for messages.
             seed: Seed of its choices.
             epoch: Different for each life of a shard, so that addresses handed out before a
@@ -82,6 +85,7 @@ class ReplayShard:
         self._specs = tables_of(specs)
         self._capacity_steps = capacity_steps
         self._capacity_bytes = capacity_bytes
+        self._num_streams = num_streams
         self._index = index
         self._epoch = epoch
         self._shared = shared
@@ -353,7 +357,9 @@ class ReplayShard:
         specs = self._specs.values()
         limits = self._capacity_steps, self._capacity_bytes
         logged = self._log is not None
-        capacity = affordable_steps(layout, specs, *limits, self._index, logged=logged)
+        capacity = affordable_steps(
+            layout, specs, *limits, self._index, num_streams=self._num_streams, logged=logged
+        )
         return allocate(
             layout,
             specs,

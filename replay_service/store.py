@@ -62,24 +62,26 @@ def affordable_steps(
     capacity_bytes: int | None,
     shard: int,
     *,
+    num_streams: int,
     logged: bool = False,
 ) -> int:
     """Steps that the limits allow.
 
     Raises:
-        ReplayError: Too few for one sequence, or more than the machine's memory holds.
+        ReplayError: Too few for one sequence of each of ``num_streams`` streams, or more than the
+            machine's memory holds.
     """
     step_bytes = bytes_held_per_step(layout, specs, logged=logged)
     capacity = min(capacity_steps, _MAX_ROWS)
     if capacity_bytes is not None:
         capacity = min(capacity, int(capacity_bytes / step_bytes))
     sequence = max(spec.context + spec.length for spec in specs)
-    if longest_sequence(capacity) < sequence:
+    if longest_sequence(capacity, num_streams) < sequence:
         raise ReplayError(
             f"replay shard {shard}: {capacity_steps} steps and {capacity_bytes} bytes, at "
             f"{step_bytes:.0f} bytes a step, give room for {capacity} steps: too few for sequences "
-            f"of {sequence}; raise replay.capacity_steps or replay.capacity_bytes, or use fewer "
-            "shards"
+            f"of {sequence} from {num_streams} streams at once; raise replay.capacity_steps or "
+            "replay.capacity_bytes, or use fewer shards or fewer environments"
         )
     if capacity * step_bytes > (memory := memory_bytes()):
         raise ReplayError(

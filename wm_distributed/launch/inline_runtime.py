@@ -166,7 +166,14 @@ class InlineRuntime:
         if not self._resume:
             begin_anew(plan.replay_dir)
         self._shards = [
-            make_shard(plan.specs, plan.replay, plan.replay_dir, index, seed=config.seed)
+            make_shard(
+                plan.specs,
+                plan.replay,
+                plan.replay_dir,
+                index,
+                num_streams=plan.num_streams,
+                seed=config.seed,
+            )
             for index in range(config.replay.num_shards)
         ]
         return Standing.of_all([shard.standing() for shard in self._shards])

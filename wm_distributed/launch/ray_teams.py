@@ -137,6 +137,7 @@ class RayTeams:
                     self._plan.replay,
                     self._plan.replay_dir,
                     index,
+                    num_streams=self._plan.num_streams,
                     seed=config.seed,
                 ),
                 options,

@@ -10,7 +10,7 @@ import torch
 
 from wm_distributed.api import VectorEnv
 from wm_distributed.config import RunConfig
-from wm_distributed.errors import CheckpointError, ConfigError, EnvError
+from wm_distributed.errors import CheckpointError, ConfigError, EnvError, ReplayError
 from wm_distributed.families import load_family
 from wm_distributed.launch.inline_runtime import InlineRuntime
 from wm_distributed.launch.plan import Plan
@@ -97,6 +97,14 @@ def test_equal_runs_give_equal_metrics_weights_and_evaluations(preset: str, tmp_
     assert outcomes[0][1:3] == outcomes[1][1:3]
     weights = [torch.load(outcome[3], weights_only=True)["trainable"] for outcome in outcomes]
     assert flat(weights[0]) == flat(weights[1])
+
+
+def test_replay_too_small_in_bytes_for_all_environments_is_refused(tmp_path: Path) -> None:
+    replay = {"num_shards": 1, "capacity_bytes": 1_000}  # room for a sequence, but not of each
+    runtime = open_runtime(with_(counting_preset(), replay=replay), tmp_path)
+    with pytest.raises(ReplayError, match=r"sequences of 7 from 4 streams .*capacity_bytes"):
+        run(runtime)
+    runtime.stop(checkpoint=False)
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
