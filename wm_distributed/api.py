@@ -217,7 +217,7 @@ class Simulator(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectorSpec:
-    """How a table picks the starts of sequences: a mixture of three selectors.
+    """How a table picks the starts of sequences: a mixture of four selectors.
 
     Attributes:
         uniform: Share picked uniformly.
@@ -241,7 +241,10 @@ class SelectorSpec:
         check_ranges(self, "selector.")
         shares = (self.uniform, self.fresh, self.recency, self.prioritized)
         if abs(sum(shares) - 1.0) > 1e-6:
-            raise ConfigError(f"selector: the shares must sum to 1, got {shares}")
+            raise ConfigError(
+                "selector: the shares uniform, fresh, recency and prioritized must sum to 1, got "
+                f"{' + '.join(f'{share:g}' for share in shares)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,6 +361,8 @@ class FamilySpec:
             the policy's, or None for untrained ones; the starts are observation columns ``(S, …)``
             of stored first steps, of which an episode's seed picks one.
         check: ``(config, spaces)``; raises ConfigError if the family cannot serve the spaces.
+        gives_priorities: Whether its train steps give priorities back; where they do not, a
+            prioritized share is refused.
     """
 
     name: str
@@ -371,3 +376,4 @@ class FamilySpec:
     build_simulator: Callable[[Any], Simulator] | None = None
     build_dream: BuildDream | None = None
     check: Callable[[Any, EnvSpaces], None] | None = None
+    gives_priorities: bool = False

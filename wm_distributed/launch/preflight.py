@@ -139,6 +139,11 @@ def _check_training(family: FamilySpec, phase: Phase, num_ranks: int) -> None:
             f"the batch of {phase.data.batch_size} sequences of phase {phase.name!r} cannot be "
             f"divided among learner.num_ranks {num_ranks}: choose a divisor of it"
         )
+    if phase.data.selector.prioritized and not family.gives_priorities:
+        raise ConfigError(
+            f"selector.prioritized of phase {phase.name!r} is {phase.data.selector.prioritized}, "
+            f"but family {family.name!r} gives no priorities: set it to 0, and other shares instead"
+        )
 
 
 def _check_collection(phase: Phase, phases: Sequence[Phase], config: RunConfig[Any]) -> None:

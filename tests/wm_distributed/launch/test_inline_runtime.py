@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from wm_distributed.api import VectorEnv
+from replay_service.messages import Picks, SampleRequest
+from wm_distributed.api import SelectorSpec, VectorEnv
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import CheckpointError, ConfigError, EnvError, ReplayError
 from wm_distributed.families import load_family
@@ -105,6 +106,24 @@ def test_replay_too_small_in_bytes_for_all_environments_is_refused(tmp_path: Pat
     with pytest.raises(ReplayError, match=r"sequences of 7 from 4 streams .*capacity_bytes"):
         run(runtime)
     runtime.stop(checkpoint=False)
+
+
+def test_dreamer_s_train_steps_change_the_priorities_in_replay(tmp_path: Path) -> None:
+    config = with_(
+        load_family("dreamer").presets["dreamer-debug"](),
+        model={"selector": SelectorSpec(uniform=0.5, prioritized=0.5)},
+        replay={"num_shards": 1},
+        stop={"env_steps": None, "train_steps": 3},
+        learner={"num_threads": 1},
+    )
+    runtime = open_runtime(config, tmp_path)
+    run(runtime)
+    reply = runtime._shards[0].sample(SampleRequest("sequences", Picks()))
+    runtime.stop(checkpoint=False)
+    holding = reply.holdings["sequences"]
+    untrained = config.model.selector.initial_priority**config.model.selector.exponent
+    assert holding.starts > 0
+    assert holding.priority_mass != pytest.approx(holding.starts * untrained, rel=1e-6)
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from wm_distributed.api import EnvSpaces, Phase
+from wm_distributed.api import DataSpec, EnvSpaces, Phase, SelectorSpec
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, EnvError, RunDirError, UnknownNameError
 from wm_distributed.families import load_family
@@ -53,6 +53,19 @@ def test_a_run_that_can_work_is_planned(tmp_path: Path) -> None:
             "chunk_steps is 1000, .*4000 over 2 shards and 4 streams no more than 962",
         ),
         (changed(replay={"ratio": 0.001}), ConfigError, r"0\.001 is too low"),
+        (
+            changed(
+                model={
+                    "data": DataSpec(
+                        batch_size=4,
+                        length=6,
+                        selector=SelectorSpec(uniform=0.5, prioritized=0.5),
+                    )
+                }
+            ),
+            ConfigError,
+            r"prioritized of phase 'counting' is 0\.5, but family 'counting' gives no priorities",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(

@@ -69,4 +69,5 @@ FAMILY = FamilySpec(
     build_policy=_build_policy,
     build_simulator=_build_simulator,
     check=_check,
+    gives_priorities=True,
 )

@@ -68,6 +68,7 @@ class DreamerTrainable:
             optimizer.zero_grad()
         loss, posterior, metrics = self._loss(batch, noise)
         loss.backward()  # type: ignore[no-untyped-call]
+        priorities = self._surprise(posterior) if config.selector.prioritized else None
         for name, optimizer in self._optimizers.items():
             metrics |= {f"{name}_{key}": value for key, value in optimizer.step().items()}
         self._train_steps += 1
@@ -77,14 +78,13 @@ class DreamerTrainable:
             DETER: posterior.deter.detach().to(torch.float16),
             STOCH: acting.rssm.latent.to_replay(posterior.stoch.detach()),
         }
-        return None, TrainOutput(metrics=metrics, update=update)
+        return None, TrainOutput(metrics=metrics, update=update, priorities=priorities)
 
     def _loss(
         self, batch: TensorBatch, noise: Noise
     ) -> tuple[Tensor, Posterior, dict[str, Tensor]]:
         model, config = self.model, self.config
-        low_precision = self._context.precision == "bfloat16"
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=low_precision):
+        with self._autocast():
             steps = trained_steps(model.acting, config, batch)
             posterior = world_model.observe(model.acting, steps, noise.posterior)
             terms, metrics = world_model.world_model_losses(model, config, steps, posterior)
@@ -100,6 +100,18 @@ class DreamerTrainable:
         total = torch.stack(list(terms.values())).sum()
         named = {f"loss_{name}": term.detach() for name, term in terms.items()}
         return total, posterior, {**named, **metrics, **figures, "loss": total.detach()}
+
+    @torch.no_grad()
+    def _surprise(self, posterior: Posterior) -> Tensor:
+        """Priorities ``(B,)``: the dynamics loss of each sequence, nats a step, no free nats."""
+        rssm = self.model.acting.rssm
+        with self._autocast():
+            prior = rssm.prior_dist(posterior.deter)
+            return rssm.latent.kl(posterior.dist, prior).mean(1).clamp_min(0)
+
+    def _autocast(self) -> torch.autocast:
+        low_precision = self._context.precision == "bfloat16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=low_precision)
 
     def report(self, phase: str, batch: TensorBatch) -> Report:
         return open_loop_report(self.model, self.config, batch)
