@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Generator
+from typing import TypeVar
+
 import numpy as np
 
 from actors.actions import executable_action
@@ -10,19 +14,38 @@ from wm_distributed.api import Policy, VectorEnv
 from wm_distributed.errors import EnvError
 from wm_distributed.types import Array, EpisodeResult
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-def evaluate(env: VectorEnv, policy: Policy, episodes: int) -> list[EpisodeResult]:
+_LONG_STEPS = 100_000
+"""Decisions after which an episode that goes on is worth a word."""
+
+
+def finish(work: Generator[None, None, T]) -> T:
+    """What a generator returns, once it has run to its end."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def evaluate(
+    env: VectorEnv, policy: Policy, episodes: int, name: str = "an environment"
+) -> Generator[None, None, list[EpisodeResult]]:
     """Results of exactly ``episodes`` whole episodes, in eval mode, by environment and order.
 
     Each environment gives its first ``episodes / N`` episodes (one more for the first ones where N
     does not divide). Taking whichever ends first would favour short episodes, and with them the
     lucky or the unlucky ones. An episode is waited for however long it is; what bounds it is the
-    environment's time limit.
+    environment's time limit. It pauses before each step, so that the caller may give up.
 
     Args:
         env: Made with an :func:`~wm_distributed.seeding.evaluation_seed`; reset here, not closed.
         policy: Acts with the weights that it has loaded.
         episodes: Number of episodes, at least 1.
+        name: What the environment is called, for a warning where no episode ends.
 
     Raises:
         EnvError: An environment failed; its episodes cannot be made up for without a bias.
@@ -32,12 +55,21 @@ def evaluate(env: VectorEnv, policy: Policy, episodes: int) -> list[EpisodeResul
     finished: list[list[EpisodeResult]] = [[] for _ in range(env.num_envs)]
     tracker = EpisodeTracker(env.num_envs)
     step, state = env.reset(), policy.initial_state(env.num_envs)
+    waited = 0
     while True:
         for index, result in tracker.observe(step):
             if len(finished[index]) < quota[index]:
                 finished[index].append(result)
+                waited = 0
         if sum(map(len, finished)) == episodes:
             return [result for results in finished for result in results]
+        waited += 1
+        if waited == _LONG_STEPS:
+            logger.warning(
+                "evaluation still waits for an episode of %s to end, after %d decisions; if it has "
+                "no time limit of its own, set --env.max-episode-steps", name, waited,
+            )  # fmt: skip
+        yield
         action, state, _ = policy.act(state, step, "eval")
         step = env.step(executable_action(env.spaces.action, action))
 

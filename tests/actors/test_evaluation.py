@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from actors.evaluation import evaluate, record_episode
+from actors.evaluation import evaluate, finish, record_episode
 from wm_distributed.api import EnvSpaces
 from wm_distributed.errors import EnvError
 from wm_distributed.testing import CountingVectorEnv
@@ -26,7 +28,7 @@ class Always1(CountingPolicy):
 
 
 def lengths(episodes: int, num_envs: int) -> list[int]:
-    return [r.length for r in evaluate(CountingVectorEnv(num_envs), Always1(), episodes)]
+    return [r.length for r in finish(evaluate(CountingVectorEnv(num_envs), Always1(), episodes))]
 
 
 def test_each_environment_gives_its_first_episodes() -> None:
@@ -51,15 +53,36 @@ def test_short_episodes_are_not_favoured() -> None:
             env.__dict__.update(_identity=0, _episode=episode, _count=0)
             return np.array([0, episode, 0], np.float32), {}
 
-    results = evaluate(TwoKinds(), Always1(), 10)
+    results = finish(evaluate(TwoKinds(), Always1(), 10))
     assert [r.length for r in results] == [2] * 5 + [5] * 5
     assert np.mean([r.episode_return for r in results]) == 7.0  # whichever ends first: below 6
 
 
 def test_the_policy_is_in_eval_mode_and_returns_are_sums_of_rewards() -> None:
     policy = Always1()
-    assert [r.episode_return for r in evaluate(CountingVectorEnv(2), policy, 3)] == [6, 10, 10]
+    results = finish(evaluate(CountingVectorEnv(2), policy, 3))
+    assert [r.episode_return for r in results] == [6, 10, 10]
     assert policy.modes == {"eval"}
+
+
+def test_an_environment_whose_episodes_do_not_end_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Endless(CountingVectorEnv):
+        def step(self, action: Array) -> EnvStep:
+            ended = super().step(action)
+            return replace(ended, is_last=np.zeros(2, bool), is_terminal=np.zeros(2, bool))
+
+    monkeypatch.setattr("actors.evaluation._LONG_STEPS", 20)
+    evaluation = evaluate(Endless(2), Always1(), 2, "gym/Endless-v0")
+    for _ in range(19):
+        next(evaluation)
+    assert not caplog.text
+    for _ in range(30):
+        next(evaluation)
+    (record,) = caplog.records
+    assert "gym/Endless-v0 to end, after 20 decisions" in record.getMessage()
+    assert "--env.max-episode-steps" in record.getMessage()
 
 
 def test_a_recording_has_every_frame_of_one_episode() -> None:
@@ -110,6 +133,6 @@ def test_actions_beyond_the_space_are_clipped_as_in_training() -> None:
         def act(self, state: Array, step: EnvStep, mode: ActMode) -> tuple[Array, Array, Columns]:
             return np.full((2, 2), 1.5), state, {}
 
-    evaluate(BoxEnv(), Wild(), 2)
+    finish(evaluate(BoxEnv(), Wild(), 2))
     record_episode(BoxEnv(), Wild(), 2)
     assert {float(np.abs(action).max()) for action in executed} == {1.0}

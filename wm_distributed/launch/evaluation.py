@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
-from actors.evaluation import evaluate, record_episode
+from actors.evaluation import evaluate, finish, record_episode
 from actors.random_policy import RandomPolicy
 from wm_distributed.api import Policy
 from wm_distributed.errors import WmError
@@ -32,7 +32,15 @@ class Evaluator:
     def agent(
         self, weights: Weights, number: int, episodes: int, *, env_steps: int, video: bool = False
     ) -> Evaluation:
-        """Plays with published weights.
+        """Plays with published weights, see :meth:`agent_in_steps`."""
+        return finish(
+            self.agent_in_steps(weights, number, episodes, env_steps=env_steps, video=video)
+        )
+
+    def agent_in_steps(
+        self, weights: Weights, number: int, episodes: int, *, env_steps: int, video: bool = False
+    ) -> Generator[None, None, Evaluation]:
+        """Plays with published weights, and pauses before each step of the episodes.
 
         Args:
             weights: What to evaluate.
@@ -47,7 +55,7 @@ class Evaluator:
         seed = evaluation_seed(self._plan.config.seed, number)
         policy = self._plan.build_policy(seed)
         policy.load_weights(weights)
-        results = self._play(policy, seed, episodes)
+        results = yield from self._play(policy, seed, episodes)
         frames, no_video = self._record(policy, seed) if video else (None, "")
         evaluation = Evaluation(
             env_steps=env_steps,
@@ -74,8 +82,13 @@ class Evaluator:
         """
         seed = evaluation_seed(self._plan.config.seed, number)
         policy = RandomPolicy(self._plan.spaces.action, seed)
-        results = self._play(policy, seed, episodes)
+        results = finish(self._play(policy, seed, episodes))
         return Evaluation(env_steps=0, train_steps=0, version=-1, results=results)
+
+    @property
+    def playing(self) -> bool:
+        """Whether an evaluation has begun and not ended."""
+        return self._env is not None
 
     @property
     def busy_seconds(self) -> float:
@@ -87,9 +100,12 @@ class Evaluator:
         """Metrics of the agent's last evaluation, under ``eval/``."""
         return self._stats
 
-    def _play(self, policy: Policy, seed: int, episodes: int) -> tuple[EpisodeResult, ...]:
-        with self._open(min(self._plan.config.eval.envs, episodes), seed) as env:
-            return tuple(evaluate(env, policy, episodes))
+    def _play(
+        self, policy: Policy, seed: int, episodes: int
+    ) -> Generator[None, None, tuple[EpisodeResult, ...]]:
+        config = self._plan.config
+        with self._open(min(config.eval.envs, episodes), seed) as env:
+            return tuple((yield from evaluate(env, policy, episodes, config.env.id)))
 
     def _record(self, policy: Policy, seed: int) -> tuple[Array | None, str]:
         """A video, or why there is none: the results count without one."""

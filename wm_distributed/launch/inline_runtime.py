@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import torch
 
@@ -84,7 +84,7 @@ class InlineRuntime:
         self._server = ParameterServer()
         self._learner: Learner | None = None
         self._loops: list[EnvLoop] = []
-        self._turns: Iterator[None] = iter(())
+        self._turns: Generator[Evaluation | None, None, None] | None = None
         self._evaluator = Evaluator(plan)
         self._began_at = 0
         self._finished = False
@@ -112,20 +112,18 @@ class InlineRuntime:
             )
             for actor in range(self._plan.num_actors)
         ]
-        self._turns = self._lockstep(learner)
+        self._turns = self._take_turns(learner)
         self._began_at = learner.train_steps
         self._snapshot_at = time.monotonic()
         self._schedule.begin(self._env_steps, trained_seconds)
 
     def poll(self) -> RunStatus:
-        assert self._learner is not None
+        assert self._turns is not None
         until = time.monotonic() + _POLL_SECONDS
         evaluations: list[Evaluation] = []
         while not (reason := self._reason_to_end(evaluations)) and time.monotonic() < until:
-            next(self._turns)
-            number = self._schedule.evaluation_due(self._env_steps)
-            if number is not None:
-                evaluations.append(self._evaluate(self._learner, number))
+            if (evaluation := next(self._turns)) is not None:
+                evaluations.append(evaluation)
         if time.monotonic() - self._snapshot_at >= self._config.replay.snapshot_seconds:
             self._snapshot()
         if reason:
@@ -144,7 +142,10 @@ class InlineRuntime:
 
     def stop(self, *, checkpoint: bool) -> None:
         loops, self._loops = self._loops, []
+        turns, self._turns = self._turns, None
         try:
+            if turns is not None:
+                turns.close()  # an evaluation under way is given up
             if checkpoint:
                 self._finish_training()
                 self._snapshot()
@@ -230,6 +231,12 @@ class InlineRuntime:
             ages=ages,
         )
 
+    def _take_turns(self, learner: Learner) -> Generator[Evaluation | None, None, None]:
+        """Trains, and evaluates when it is due; pauses often, also within an evaluation."""
+        for _ in self._lockstep(learner):
+            number = self._schedule.evaluation_due(self._env_steps)
+            yield None if number is None else (yield from self._evaluate(learner, number))
+
     def _lockstep(self, learner: Learner) -> Iterator[None]:
         """Does one thing after the other, and pauses after each.
 
@@ -256,8 +263,8 @@ class InlineRuntime:
                     f"neither actors nor learner may go on: {self._limiter.describe()}"
                 )
 
-    def _evaluate(self, learner: Learner, number: int) -> Evaluation:
-        evaluation = self._evaluator.agent(
+    def _evaluate(self, learner: Learner, number: int) -> Generator[None, None, Evaluation]:
+        evaluation = yield from self._evaluator.agent_in_steps(
             learner.snapshot(), number, self._config.eval.episodes, env_steps=self._env_steps
         )
         learner.keep_if_best(evaluation.train_steps, evaluation.return_mean)
@@ -272,6 +279,8 @@ class InlineRuntime:
 
     def _reason_to_end(self, evaluations: Sequence[Evaluation]) -> str:
         assert self._learner is not None
+        if self._evaluator.playing:
+            return ""  # what has begun is brought to its end
         if self._learner.finished and self._plan.collected(self._env_steps):
             return PHASES_DONE
         return self._schedule.reason_to_end(self._env_steps, self._learner.train_steps, evaluations)

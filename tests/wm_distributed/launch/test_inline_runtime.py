@@ -19,7 +19,7 @@ from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import RunStatus
 from wm_distributed.testing import CountingEnv
-from wm_distributed.testing.counting_family import counting_preset
+from wm_distributed.testing.counting_family import CountingConfig, counting_preset
 
 
 class FailingEnv(CountingEnv):
@@ -41,6 +41,14 @@ class UndrawnEnv(CountingEnv):
 
     def render(self) -> Any:
         raise RuntimeError("no display")
+
+
+class EndlessEnv(CountingEnv):
+    """Has no end, and no time limit of its own."""
+
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, False, info
 
 
 def with_(config: RunConfig[Any], **sections: dict[str, Any]) -> RunConfig[Any]:
@@ -98,6 +106,18 @@ def test_equal_runs_give_equal_metrics_weights_and_evaluations(preset: str, tmp_
     assert outcomes[0][1:3] == outcomes[1][1:3]
     weights = [torch.load(outcome[3], weights_only=True)["trainable"] for outcome in outcomes]
     assert flat(weights[0]) == flat(weights[1])
+
+
+def test_a_run_can_be_stopped_while_an_evaluation_does_not_end(tmp_path: Path) -> None:
+    config = with_(
+        counting_preset(), env={"id": f"{__name__}:EndlessEnv"}, eval={"every_env_steps": 100}
+    )
+    runtime = open_runtime(dataclasses.replace(config, model=CountingConfig()), tmp_path)
+    while not runtime._evaluator.playing:
+        assert not runtime.poll().finished
+    runtime.stop(checkpoint=True)
+    assert not runtime._evaluator.playing
+    assert RunDir(tmp_path).checkpoints.exists()
 
 
 def test_replay_too_small_in_bytes_for_all_environments_is_refused(tmp_path: Path) -> None:
