@@ -61,6 +61,9 @@ class LimiterHandle(Protocol):
     def reserve_sample(self, train_steps: int, timeout_seconds: float) -> Pending[bool]:
         """Asks to train on so many steps; True once they may be, False if not in time."""
 
+    def await_more(self) -> None:
+        """Lets the actors go on, because no sequence is held; does not wait."""
+
     def describe(self) -> Pending[str]:
         """Asks for a sentence with the numbers, for the message of a wait that ended in vain."""
 
@@ -108,6 +111,9 @@ class LocalLimiter:
 
     def reserve_sample(self, train_steps: int, timeout_seconds: float) -> Pending[bool]:
         return _Reservation(self._limiter, train_steps)
+
+    def await_more(self) -> None:
+        self._limiter.await_more()
 
     def describe(self) -> Pending[str]:
         return Ready(self._limiter.describe())

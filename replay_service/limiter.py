@@ -146,6 +146,15 @@ class ReplayRatioLimiter:
             self._missing = max(0, self._min_size - held_steps)
             self._changed.notify_all()
 
+    def await_more(self) -> None:
+        """Awaits one more insert before the next sample, because nothing can be sampled yet.
+
+        Streams that break off early may have filled ``min_size`` without a whole sequence.
+        """
+        with self._changed:
+            self._missing = max(self._missing, 1)
+            self._changed.notify_all()
+
     def _wait(self, allowed: Callable[[], bool], waits: Waits, timeout_seconds: float) -> bool:
         if allowed() or timeout_seconds <= 0:
             return allowed()

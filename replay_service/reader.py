@@ -158,6 +158,8 @@ class BatchReader:
             self._answered([(index, self._probe(index)) for index in live], deadline)
             if any(holding.starts for holding in self._holdings):
                 return
+            if self._limiter is not None:
+                self._limiter.await_more()
             if time.monotonic() >= deadline:
                 raise DeadlineError(
                     f"no shard held a sequence of table {self._spec.table!r}, "

@@ -406,6 +406,20 @@ def test_a_wait_under_way_is_booked_under_its_cause() -> None:
     assert not learner.is_alive()
 
 
+def test_actors_are_not_held_while_no_sequence_is_whole() -> None:
+    limiter = ReplayRatioLimiter(ratio=1.0, min_size=20)
+    client = limited(limiter, timeout_seconds=0.0)
+    for env in range(60):  # streams that break off one step short of a sequence
+        if limiter.reserve_insert(4, 0.0):
+            client.insert([chunk(env, 0, num_steps=4)])
+        with pytest.raises(DeadlineError):
+            client.sample()
+    assert limiter.stats()["limiter/env_steps"] == 240
+    assert limiter.reserve_insert(10, 0.0)
+    client.insert([chunk(60, 0)])
+    client.sample()
+
+
 def test_batches_that_do_not_count_for_the_ratio_wait_for_the_minimum_alone() -> None:
     limiter = ReplayRatioLimiter(ratio=1.0, min_size=100)
     spec = replace(SPEC, counts_for_ratio=False)

@@ -111,6 +111,9 @@ class PatientSampling:
     def reserve_sample(self, train_steps: int, timeout_seconds: float) -> Pending[bool]:
         return _PatientPending(self._limiter.reserve_sample(train_steps, timeout_seconds))
 
+    def await_more(self) -> None:
+        self._limiter.await_more()
+
     def describe(self) -> Pending[str]:
         return self._limiter.describe()
 

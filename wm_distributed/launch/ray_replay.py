@@ -200,6 +200,10 @@ class _LimiterActor:
         self._limiter.load_state_dict(state, held_steps)
 
     @ray.method(concurrency_group="stats")
+    def await_more(self) -> None:
+        self._limiter.await_more()
+
+    @ray.method(concurrency_group="stats")
     def refill(self, held_steps: int) -> None:
         self._limiter.refill(held_steps)
 
@@ -238,6 +242,9 @@ class RayLimiter:
     def reserve_sample(self, train_steps: int, timeout_seconds: float) -> Pending[bool]:
         ref = self._actor.reserve_sample.remote(train_steps, timeout_seconds)
         return RayPending(ref, "rate limiter, reserve_sample", _ANSWER_SECONDS)
+
+    def await_more(self) -> None:
+        self._actor.await_more.remote()
 
     def describe(self) -> Pending[str]:
         return RayPending(self._actor.describe.remote(), "rate limiter, describe")
