@@ -16,13 +16,13 @@ def main(picture: Path, run_dirs: list[Path]) -> None:
         rows = [row for row in rows if row["kind"] == "training"]
         returns = [row["return_mean"] for row in rows]
         label = f"{summary['preset']}, seed {summary['seed']}"
-        by_steps.plot([row["env_steps"] for row in rows], returns, marker=".", label=label)
+        by_steps.plot([row["env_steps"] / 1000.0 for row in rows], returns, marker=".", label=label)
         by_time.plot([row["wall_seconds"] / 60.0 for row in rows], returns, marker=".")
         for axis in (by_steps, by_time):
             axis.axhline(summary["random_return_mean"], color="grey", linestyle=":")
-    by_steps.set(xlabel="environment steps", ylabel="mean return of an evaluation")
+    by_steps.set(xlabel="thousand environment steps", ylabel="mean return of an evaluation")
     by_time.set(xlabel="minutes")
-    by_steps.legend()
+    by_steps.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1.0, 0.12))
     figure.tight_layout()
     figure.savefig(picture, dpi=100)
 
