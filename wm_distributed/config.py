@@ -96,6 +96,9 @@ class ReplayConfig:
     waits for a batch without any, or others are drawn in its place. All are counted."""
     wait_timeout_seconds: Positive = 300.0
     """Longest wait for the replay ratio or for a batch before an error names who waits."""
+    offline: str | None = None
+    """Run, or export of one, whose steps are trained on: nothing is collected, and actors, ratio
+    and min_size mean nothing; none: actors collect."""
     durable: bool = True
     """Log every chunk in the run directory, so that a killed shard and a resumed run come back with
     what replay held. It takes as much disk as replay takes memory."""

@@ -194,8 +194,9 @@ def _starting(config: RunConfig[Any]) -> str:
         return "Starting, all in this process …"
     if is_search(config):
         return f"Starting on Ray: evaluators {config.search.num_evaluators} and the search …"
+    actors = config.actors.num_actors if config.replay.offline is None else 0
     return (
-        f"Starting on Ray: actors {config.actors.num_actors}, replay shards "
+        f"Starting on Ray: actors {actors}, replay shards "
         f"{config.replay.num_shards}, learners {config.learner.num_ranks} …"
     )
 

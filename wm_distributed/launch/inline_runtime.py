@@ -21,7 +21,7 @@ from replay_service.checks import steps_before_training
 from replay_service.client import ReplayClient
 from replay_service.handles import LocalLimiter, LocalShard
 from replay_service.limiter import ReplayRatioLimiter
-from replay_service.make_shard import begin_anew, make_shard
+from replay_service.make_shard import make_shard
 from replay_service.messages import Standing
 from replay_service.shard import ReplayShard
 from wm_distributed.age_limits import AgeLimits
@@ -32,7 +32,8 @@ from wm_distributed.launch.aggregate import aggregate
 from wm_distributed.launch.evaluation import FINAL, Evaluator
 from wm_distributed.launch.experience import next_incarnation, reload
 from wm_distributed.launch.limits import Schedule
-from wm_distributed.launch.plan import PHASES_DONE, RESUMED, Plan, counts_with
+from wm_distributed.launch.offline import fill_replay
+from wm_distributed.launch.plan import PHASES_DONE, RESUMED, Plan
 from wm_distributed.launch.rank_setup import choose_device, seed_rank, use_threads
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import (
@@ -165,7 +166,7 @@ class InlineRuntime:
         """Makes the shards, or lets them come back with what they held."""
         config, plan = self._config, self._plan
         if not self._resume:
-            begin_anew(plan.replay_dir)
+            fill_replay(plan)
         self._shards = [
             make_shard(
                 plan.specs,
@@ -205,7 +206,7 @@ class InlineRuntime:
         if self._resume and not (self._plan.is_pipeline and not checkpoints.exists()):
             checkpoint = checkpoints.load()
             learner.load_state_dict(checkpoint.state)
-            counts = counts_with(checkpoint.manifest.counters, standing)
+            counts = self._plan.counts_with(checkpoint.manifest.counters, standing)
             self._limiter.load_state_dict(counts, standing.held_steps)
         else:
             seed_rank(self._config.seed, 0, 0)

@@ -82,6 +82,11 @@ class Plan:
         """Whether phases follow each other once, after a collection."""
         return is_pipeline(self.family.phases(self.config.model))
 
+    def counts_with(self, counts: Mapping[str, int], standing: Standing) -> dict[str, int]:
+        """A checkpoint's counts, with the environment steps that replay took after it."""
+        collected = standing.logged_steps if self.collects else 0
+        return {**counts, "env_steps": max(counts["env_steps"], collected)}
+
     @property
     def collection(self) -> Phase | None:
         """The phase in which actors collect alone, if that is to be run."""
@@ -97,18 +102,18 @@ class Plan:
         return replace(self, config=config, run_dir=Path(source)).experience
 
     def collected_steps(self) -> int | None:
-        """Of a pipeline: environment steps that there are when its training begins."""
+        """Steps that are collected before training, not beside it; None: actors never stop."""
         if not self.is_pipeline:
-            return None
+            return None if self.collects else 0
         if self.collection is None:
             return count_steps(self.experience)
         assert self.collection.steps is not None, "preflight refuses collections without an end"
         return self.collection.steps * self.round
 
     def collected(self, env_steps: int) -> bool:
-        """Whether nothing more will be collected before training; false without a pipeline."""
+        """Whether nothing more will be collected."""
         if self.collection is None:
-            return self.is_pipeline
+            return not self.collects
         return env_steps >= (self.collected_steps() or 0)
 
     def progress(
@@ -136,10 +141,16 @@ class Plan:
         return PhaseTurns(self.learner_phases, repeat=not self.is_pipeline).state_dict()
 
     @property
+    def collects(self) -> bool:
+        """Whether anybody adds steps to replay, or all are there already."""
+        if self.is_pipeline:
+            return self.collection is not None
+        return self.config.replay.offline is None
+
+    @property
     def num_actors(self) -> int:
-        """Actors; a pipeline that collects nothing has none."""
-        collects = self.collection is not None or not self.is_pipeline
-        return self.config.actors.num_actors if collects else 0
+        """Actors; none where nothing is collected."""
+        return self.config.actors.num_actors if self.collects else 0
 
     @property
     def fills_replay(self) -> bool:
@@ -373,9 +384,3 @@ def chosen_phases(phases: Sequence[Phase], names: Collection[str]) -> list[Phase
         if not names or name in names:
             kept.append(phase)
     return kept
-
-
-def counts_with(counts: Mapping[str, int], standing: Standing) -> dict[str, int]:
-    """A checkpoint's counts, with the environment steps that replay took after it."""
-    env_steps = max(counts["env_steps"], standing.logged_steps)
-    return {**counts, "env_steps": env_steps}

@@ -52,13 +52,17 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
         from wm_distributed.launch.pipeline_source import check_pipeline
 
         check_pipeline(plan)
+    if config.replay.offline is not None:
+        from wm_distributed.launch.offline import check_offline
+
+        check_offline(plan)
     return plan
 
 
 def warn_if_never_trained(plan: Plan) -> None:
     """Says so if the run ends before training can begin."""
     limit = plan.config.stop.env_steps
-    if limit is None or not plan.fills_replay or plan.is_pipeline:
+    if limit is None or not plan.fills_replay or plan.collected_steps() is not None:
         return
     needed = steps_before_training(plan.config.replay, plan.specs, plan.num_streams)
     if limit <= needed:

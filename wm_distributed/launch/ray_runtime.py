@@ -20,14 +20,14 @@ from functools import partial
 from typing import cast
 
 from replay_service.client import ReplayClient
-from replay_service.make_shard import begin_anew
 from replay_service.messages import Standing
 from wm_distributed.errors import DeadlineError
 from wm_distributed.launch.aggregate import aggregate
 from wm_distributed.launch.evaluation import FINAL
 from wm_distributed.launch.experience import next_incarnation, reload
 from wm_distributed.launch.limits import Schedule
-from wm_distributed.launch.plan import PHASES_DONE, RESUMED, Plan, counts_with
+from wm_distributed.launch.offline import fill_replay
+from wm_distributed.launch.plan import PHASES_DONE, RESUMED, Plan
 from wm_distributed.launch.ray_actors import RayActors
 from wm_distributed.launch.ray_cluster import RayCluster
 from wm_distributed.launch.ray_evaluator import RayEvaluator, RaySnapshot
@@ -91,7 +91,7 @@ class RayRuntime:
         if self._log_dir is not None:
             self._log_dir.mkdir(exist_ok=True)
         if not self._resume:
-            begin_anew(self._plan.replay_dir)
+            fill_replay(self._plan)
         self._cluster.start()
         self._teams.reserve()
         self._services = self._teams.start_services()
@@ -157,7 +157,7 @@ class RayRuntime:
 
     def _resume_from(self, pulse: LearnerPulse, standing: Standing) -> None:
         """Goes on from the learner's checkpoint and from what the shards have come back with."""
-        counts = counts_with(pulse.counts, standing)
+        counts = self._plan.counts_with(pulse.counts, standing)
         self._teams.services.limiter.load_state_dict.remote(counts, standing.held_steps)
         self._env_steps = counts["env_steps"]
         logger.warning(RESUMED, pulse.began_at, standing.held_steps)

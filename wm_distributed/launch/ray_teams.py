@@ -104,7 +104,7 @@ class RayTeams:
         free, ranks = free_resources(), self._config.learner.num_ranks
         self._device = choose_device(self._config.learner.device, ranks, int(free["GPU"]))
         counts: dict[Role, int] = {
-            "actor": self._config.actors.num_actors,
+            "actor": self._plan.num_actors,
             "learner": ranks,
             "evaluator": 1,
             "shard": self._config.replay.num_shards,
