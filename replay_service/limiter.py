@@ -47,7 +47,7 @@ class ReplayRatioLimiter:
                 training; nothing is collected afterwards, and the other arguments mean nothing.
         """
         self._collection = collection
-        self._ratio = ratio
+        self._ratio = ratio if collection is None else None
         self._min_size = min_size
         self._band = band
         self._largest_insert = 0

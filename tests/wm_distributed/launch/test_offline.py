@@ -52,6 +52,7 @@ def test_a_run_trains_on_what_another_one_collected_and_adds_nothing(
     status = play(offline(source, train_steps=40), tmp_path / "run")
     assert (status.train_steps, status.env_steps) == (40, 0)
     assert status.metrics["replay/steps"] >= 100
+    assert status.metrics["limiter/ratio_aimed"] == 0  # none is aimed at
     assert not [process for process in status.processes if process.role == "actor"]
 
     resumed = play(offline(source, train_steps=60), tmp_path / "run", resume=True)
