@@ -10,7 +10,8 @@ A phase that sweeps goes through everything stored once and trains nothing: what
 of it (latents) is written back, and later phases refuse steps that it has not reached.
 
 With several ranks, all run this loop on their parts of each batch; rank 0 alone publishes, saves
-and reports. Nothing here waits for the device except the reading of metrics (every
+and reports. With several groups (``groups.py``), each runs it on phases of its own, and they meet
+before each cycle. Nothing here waits for the device except the reading of metrics (every
 ``log_every_steps``), publications, checkpoints and reports.
 """
 
@@ -25,8 +26,10 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from learners.batch_stream import BatchStream, Sampled
+from learners.groups import Meetings
 from learners.metric_window import MetricWindow
 from learners.process_group import local_batch_size
+from learners.publisher import Publisher
 from learners.requests import Requests
 from learners.turns import PhaseTurns
 from learners.write_back import begin_write_back, refuse_unswept
@@ -39,20 +42,13 @@ from wm_distributed.errors import CheckpointError, EndOfSweepError, WmError
 from wm_distributed.roles import WeightsSink
 from wm_distributed.seeding import random_state, set_random_state
 from wm_distributed.timing import WorkMeter
-from wm_distributed.types import (
-    LATENT_VERSION,
-    POLICY_VERSION,
-    TensorBatch,
-    Weights,
-)
+from wm_distributed.types import TensorBatch, Weights
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.5
 """How long a step waits for a batch before it lets its caller look at other things."""
-_AGES = {"learner/policy_lag": POLICY_VERSION, "learner/latent_age": LATENT_VERSION}
-"""What is told of how far a batch is behind: names of metrics, and the columns they come from."""
 
 
 class Learner:
@@ -85,6 +81,7 @@ class Learner:
         checkpointer: Checkpointer | None = None,
         repeat: bool = True,
         ages: AgeLimits | None = None,
+        meetings: Meetings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begins the first phase.
@@ -101,11 +98,11 @@ class Learner:
             repeat: Whether the first phase comes again after the last; otherwise training is then
                 finished.
             ages: What the batches are held to; has to be told of publications. None: nothing.
+            meetings: With the other learner groups; None: there are none.
             clock: In seconds.
 
         Raises:
-            ConfigError: A phase takes no batches, or they cannot be divided, or the first one does
-                not take part in the first cycle.
+            ConfigError: A phase takes no batches, or they cannot be divided.
         """
         self._trainable = trainable
         self._turns = PhaseTurns(phases, repeat=repeat)
@@ -113,17 +110,16 @@ class Learner:
         self._config = config
         self._device = device
         self._collective = collective or Collective()
-        self._sink = sink
         self._checkpointer = checkpointer
-        self._ages = ages or AgeLimits(ReplayConfig())
+        self._ages = ages = ages or AgeLimits(ReplayConfig())
+        self._meetings = meetings
+        self._publisher = Publisher(trainable, sink, ages, meetings, clock)
         self._clock = clock
         ranks = self._collective.world_size
         self._batch_sizes = [local_batch_size(s.batch_size, ranks) for s in self._turns.specs]
 
         self._train_steps = 0
-        self._version = 0
         self._swept_version = 0
-        self._published_at = -1
         self._agreed_at = -1
         self._carry: Any = None
         self._begin_phase()
@@ -166,8 +162,10 @@ class Learner:
                 rank 0 counts.
         """
         newest = torch.tensor(newest_version, device=self._device)
-        self._version = max(self._version, int(self._collective.broadcast_(newest).item()))
+        newest_version = int(self._collective.broadcast_(newest).item())
+        self._publisher.version = max(self._publisher.version, newest_version)
         self._publish()
+        self._call_meeting()
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Trains until told to stop, or finished.
@@ -195,7 +193,7 @@ class Learner:
         self._requests.serve()
         if self._clock() - self._saved_time >= self._config.checkpoint_every_seconds:
             self._save()
-        if self.finished:
+        if self.finished or not self._others_are_ready():
             return False
         try:
             with self._meter.measure("wait"):
@@ -215,8 +213,8 @@ class Learner:
     def finish(self) -> None:
         """Publishes, saves and reports on what the last steps have learned; closes the streams."""
         self._requests.serve()
-        if self._published_at != self._train_steps:
-            self._publish()
+        self._publish(again=False)
+        self._call_meeting(last=True)
         self._save()
         self._make_report()
         for stream in self._streams.values():
@@ -232,7 +230,7 @@ class Learner:
     def snapshot(self) -> Weights:
         """Saves and gives the weights as they are, so that exactly they can be evaluated."""
         self._save(candidate=True)
-        return self._weights()
+        return self._publisher.weights(self._train_steps)
 
     def keep_if_best(self, train_steps: int, score: float) -> None:
         """Keeps the last :meth:`snapshot` if it scored better than all before.
@@ -255,7 +253,7 @@ class Learner:
                 self.load_state_dict(self._checkpointer.load("best").state)
             except CheckpointError as error:
                 logger.warning("the newest weights stand in for the best ones: %s", error)
-        return self._weights()
+        return self._publisher.weights(self._train_steps)
 
     def take_report(self) -> Report | None:
         """The newest report, once; None if there is no new one."""
@@ -275,7 +273,8 @@ class Learner:
                 w.get("data", 0.0) + w.get("transfer", 0.0) for w in waited
             ),
             "learner/stale_sequences": float(self._ages.stale_sequences),
-            "learner/version": float(self._version),
+            "learner/version": float(self._publisher.version),
+            **self._publisher.timings,
             **self._timings,
             **self._metrics,
         }
@@ -285,7 +284,7 @@ class Learner:
         return {
             "trainable": self._trainable.state_dict(),
             "train_steps": self._train_steps,
-            "version": self._version,
+            "version": self._publisher.version,
             "turns": self._turns.state_dict(),
             "random": random_state(),
         }
@@ -301,7 +300,7 @@ class Learner:
         """
         self._trainable.load_state_dict(state["trainable"])
         self._train_steps = int(state["train_steps"])
-        self._version = int(state["version"])
+        self._publisher.version = int(state["version"])
         self._turns.load_state_dict(state["turns"])
         self._begin_phase()
         if self._collective.rank == 0:
@@ -325,7 +324,7 @@ class Learner:
     def _sweep(self, item: Sampled) -> None:
         if self._turns.steps == 0:
             self._publish()  # so that no step can hold latents of this version already
-            self._swept_version = self._version
+            self._swept_version = self._publisher.version
         with self._meter.measure("train"):
             self._pass_through(item)
 
@@ -335,7 +334,7 @@ class Learner:
         self._carry, output = self._trainable.train_step(self.phase, self._carry, batch)
         self._window.add(output.metrics)
         spec = self._turns.specs[self._turns.index]
-        update = begin_write_back(spec, batch, addresses, output, self._version)
+        update = begin_write_back(spec, batch, addresses, output, self._publisher.version)
         if update is not None:
             self._streams[self.phase].write_back(update)
 
@@ -345,44 +344,34 @@ class Learner:
             self._carry = self._trainable.init_train(self.phase, batch_size)
 
     def _end_phase(self) -> None:
-        if self._published_at != self._train_steps:
-            self._publish()
+        self._publish(again=False)
+        cycle = self._turns.cycle
         self._turns.advance()
         self._begin_phase()
+        if self._turns.cycle != cycle:
+            self._call_meeting()
 
-    def _weights(self) -> Weights:
-        return Weights(self._version, self._trainable.policy_weights(), self._train_steps)
+    def _call_meeting(self, *, last: bool = False) -> None:
+        """Gives the other groups what they need for the present cycle, or has none any more."""
+        if self._meetings is not None:
+            self._meetings.call(self._turns.cycle + last, last=last)
 
-    def _publish(self) -> None:
+    def _others_are_ready(self) -> bool:
+        """Whether all groups have come to the present cycle; waits a short while for them."""
+        if self._meetings is None:
+            return True
+        with self._meter.measure("wait"):
+            return self._meetings.attend(_POLL_SECONDS)
+
+    def _publish(self, *, again: bool = True) -> None:
         self._window.refuse_divergence(self._train_steps)
-        self._version += 1
-        self._ages.newest_version = self._version
-        self._published_at = self._train_steps
-        if self._sink is None:
-            return
-        started = self._clock()
-        weights = self._weights()
-        self._sink.publish(weights)
-        self._timings["learner/publish_seconds"] = self._clock() - started
-        self._timings["learner/publish_bytes"] = float(weights.buffer.nbytes)
+        self._publisher.publish(self._train_steps, again=again)
 
     def _read_metrics(self, batch: TensorBatch) -> None:
         """Reads the window's means, and how old the newest batch's data are, in versions."""
         self._window.refuse_divergence(self._train_steps)
-        for name, column in _AGES.items():
-            if column in batch.columns:
-                ages = self._version - batch.columns[column][:, batch.context :].float()
-                self._window.add(
-                    {
-                        f"{name}_mean": ages.mean(),
-                        f"{name}_p95": ages.quantile(0.95),
-                        f"{name}_max": ages.max(),
-                    }
-                )
-        self._metrics = {
-            name if name.startswith(tuple(_AGES)) else f"train/{name}": value
-            for name, value in self._window.read().items()
-        }
+        self._window.add_ages(batch, self._publisher.version)
+        self._metrics = self._window.read()
 
     def _make_report(self) -> None:
         """Reports on the newest batch, on rank 0."""
@@ -395,7 +384,7 @@ class Learner:
             return
         self._window.refuse_divergence(self._train_steps)
         started = self._clock()
-        counters = {"train_steps": self._train_steps, "version": self._version}
+        counters = {"train_steps": self._train_steps, "version": self._publisher.version}
         self._checkpointer.save(self.state_dict(), counters, candidate=candidate)
         self._saved_time = self._clock()
         self._timings["learner/checkpoint_seconds"] = self._saved_time - started

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from wm_distributed.errors import DivergedError
+from wm_distributed.types import LATENT_VERSION, POLICY_VERSION, TensorBatch
 
+_AGES = {"learner/policy_lag": POLICY_VERSION, "learner/latent_age": LATENT_VERSION}
+"""What is told of how far a batch is behind: names of metrics, and the columns they come from."""
 _FINITE = ("loss", "grad_norm")
 """Ends of the names of the figures without which nothing is learned if they are not finite."""
 
@@ -26,6 +29,19 @@ class MetricWindow:
         """Notes the scalars of one step; tensors stay where they are."""
         for name, value in metrics.items():
             self._values[name].append(value.detach() if isinstance(value, Tensor) else value)
+
+    def add_ages(self, batch: TensorBatch, version: int) -> None:
+        """Notes how far a batch's trained steps are behind a version of the weights."""
+        for name, column in _AGES.items():
+            if column in batch.columns:
+                ages = version - batch.columns[column][:, batch.context :].float()
+                self.add(
+                    {
+                        f"{name}_mean": ages.mean(),
+                        f"{name}_p95": ages.quantile(0.95),
+                        f"{name}_max": ages.max(),
+                    }
+                )
 
     def refuse_divergence(self, train_steps: int) -> None:
         """Checks the newest step's losses and gradients; waits for the device once.
@@ -47,8 +63,11 @@ class MetricWindow:
                 )
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading; waits for the device once."""
-        means = {name: _mean(values) for name, values in self._values.items()}
+        """Means since the last reading, by metric name; waits for the device once."""
+        means = {
+            name if name.startswith(tuple(_AGES)) else f"train/{name}": _mean(values)
+            for name, values in self._values.items()
+        }
         self._values.clear()
         return _fetch(means)
 

@@ -14,6 +14,7 @@ class PhaseTurns:
 
     Attributes:
         specs: The data of each phase.
+        cycle: Rounds of all turns before the present one.
         steps: Batches of the present phase so far.
         finished: Whether the last phase is done and none comes again.
     """
@@ -24,11 +25,10 @@ class PhaseTurns:
         Args:
             phases: Gradient phases, taken in turn for ``Phase.steps`` steps each, and sweeps, in
                 the cycles in which they take part. Without one, it is finished.
-            repeat: Whether the first phase comes again after the last.
+            repeat: Whether the first phase comes again after the last, as long as any takes part.
 
         Raises:
-            ConfigError: A phase takes no batches, the first one does not take part in the first
-                cycle, or none goes on for ever although phases repeat.
+            ConfigError: A phase takes no batches.
         """
         self.specs: list[DataSpec] = []
         for phase in phases:
@@ -39,17 +39,10 @@ class PhaseTurns:
                     "phases and sweeps, on data"
                 )
             self.specs.append(phase.data)
-        if phases and phases[0].first_cycle:
-            raise ConfigError(
-                f"phase {phases[0].name!r} comes first and must take part in every cycle, got "
-                f"first_cycle {phases[0].first_cycle}"
-            )
-        if phases and repeat and all(phase.num_cycles is not None for phase in phases):
-            raise ConfigError("phases that come again need one that does so in every later cycle")
         self._phases = phases
         self._repeat = repeat
-        self._cycle = 0
-        self._index = 0
+        self.cycle = min((phase.first_cycle for phase in phases), default=0)
+        self._index = self._following(0) or 0
         self._steps_after_sweep = 0
         self.steps = 0
         self.finished = not phases
@@ -82,12 +75,12 @@ class PhaseTurns:
     def advance(self) -> None:
         """Goes on to the next phase, which may be in the next cycle; or finishes."""
         following = self._following(self._index + 1)
-        if following is None and not self._repeat:
+        while following is None and self._comes_again():
+            self.cycle += 1
+            following = self._following(0)
+        if following is None:
             self.finished = True
             return
-        while following is None:
-            self._cycle += 1
-            following = self._following(0)
         self._index, self.steps = following, 0
         if not self.sweeps:
             self.steps, self._steps_after_sweep = self._steps_after_sweep, 0
@@ -95,7 +88,7 @@ class PhaseTurns:
     def state_dict(self) -> dict[str, Any]:
         """Where it stands."""
         return {
-            "cycle": self._cycle,
+            "cycle": self.cycle,
             "phase": self._index,
             # Of a sweep nothing is worth keeping: it begins again.
             "phase_steps": self._steps_after_sweep if self.sweeps else self.steps,
@@ -109,7 +102,7 @@ class PhaseTurns:
         """
         if not self._phases:
             return
-        self._cycle = int(state["cycle"])
+        self.cycle = int(state["cycle"])
         self._index = int(state["phase"]) % len(self._phases)
         self.steps = int(state["phase_steps"])
         self.finished = bool(state["finished"])
@@ -118,9 +111,16 @@ class PhaseTurns:
         if self.sweeps:
             self.steps, self._steps_after_sweep = 0, self.steps
 
+    def _comes_again(self) -> bool:
+        """Whether any phase takes part in a later cycle."""
+        return self._repeat and any(
+            phase.num_cycles is None or phase.first_cycle + phase.num_cycles > self.cycle + 1
+            for phase in self._phases
+        )
+
     def _following(self, first: int) -> int | None:
         """The first phase from ``first`` on that takes part in this cycle."""
         for index in range(first, len(self._phases)):
-            if self._phases[index].takes_part(self._cycle):
+            if self._phases[index].takes_part(self.cycle):
                 return index
         return None

@@ -173,6 +173,16 @@ class Trainable(Protocol):
         """
 
 
+class PartedTrainable(Trainable, Protocol):
+    """A trainable whose phases change nothing in common, so that learner groups can share them."""
+
+    def part_weights(self, phase: str) -> Array:
+        """What the phase's train steps change, without its optimiser, as one ``uint8`` buffer."""
+
+    def load_part(self, phase: str, buffer: Array) -> None:
+        """Takes over what another learner has trained; ``buffer`` may be read-only."""
+
+
 class SearchedTrainable(Trainable, Protocol):
     """A trainable that keeps the parameters that a population search has found."""
 
@@ -363,6 +373,8 @@ class FamilySpec:
         check: ``(config, spaces)``; raises ConfigError if the family cannot serve the spaces.
         gives_priorities: Whether its train steps give priorities back; where they do not, a
             prioritized share is refused.
+        has_parts: Whether its trainables are :class:`PartedTrainable`; where they are not, several
+            learner groups are refused.
     """
 
     name: str
@@ -377,3 +389,4 @@ class FamilySpec:
     build_dream: BuildDream | None = None
     check: Callable[[Any, EnvSpaces], None] | None = None
     gives_priorities: bool = False
+    has_parts: bool = False

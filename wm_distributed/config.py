@@ -136,6 +136,10 @@ class LearnerConfig:
 
     num_ranks: Count = 1
     """Data-parallel learner processes; each trains on an equal part of the batch."""
+    groups: tuple[str, ...] = ()
+    """Phases that are trained at the same time, each group by num_ranks processes of its own, such
+    as tokenizer world_model+actor_critic; empty: all in turn. The group of the last phase gives
+    actors their weights, and its train steps are the run's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
-from wm_distributed.types import ReplayUpdate, SequenceBatch, SequenceChunk, Weights
+from wm_distributed.types import Array, ReplayUpdate, SequenceBatch, SequenceChunk, Weights
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -73,6 +73,22 @@ class WeightsSink(Protocol):
 
     def publish(self, weights: Weights) -> None:
         """Makes a version available; older ones may be forgotten."""
+
+
+class PartsExchange(Protocol):
+    """Where a learner group gives the others what it trains, once a cycle.
+
+    Parts are weights of the trainable by name of the phase that trains them.
+    """
+
+    def give(self, cycle: int, parts: Mapping[str, Array], *, last: bool) -> None:
+        """Says that this group is ready for a cycle, or with ``last`` that it takes no part."""
+
+    def take(self, cycle: int, timeout_seconds: float) -> Mapping[str, Array] | None:
+        """The other groups' parts for a cycle; None while one of them is not ready for it."""
+
+    def newest_version(self) -> int:
+        """Of the published policy; 0 before the first."""
 
 
 @runtime_checkable

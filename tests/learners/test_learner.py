@@ -233,16 +233,6 @@ def test_a_phase_leaves_after_its_cycles_and_so_after_a_resume() -> None:
     assert "".join(names) == "ad" + "abd" + "bd" + "d" + "cd" + "cd"
 
 
-def test_phases_that_all_leave_are_refused() -> None:
-    with pytest.raises(ConfigError, match="need one that does so in every later cycle"):
-        make(Recorder(), phases=[Phase(name="a", data=DATA, steps=1, num_cycles=1)])
-
-
-def test_a_first_phase_that_would_not_take_part_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"phase 'late' comes first .* got first_cycle 1"):
-        make(Recorder(), phases=[Phase(name="late", data=DATA, first_cycle=1)])
-
-
 @pytest.mark.parametrize(
     "phase",
     [Phase(name="search", data=None, kind="population"), Phase(name="empty", data=None)],

@@ -35,6 +35,7 @@ from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.offline import fill_replay
 from wm_distributed.launch.plan import PHASES_DONE, RESUMED, Plan
 from wm_distributed.launch.rank_setup import choose_device, seed_rank, use_threads
+from wm_distributed.launch.run_checkpoints import open_checkpoints
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import (
     Evaluation,
@@ -192,7 +193,7 @@ class InlineRuntime:
         """The learner, as new or from the newest checkpoint."""
         collective = Collective()
         trainable = self._plan.build_trainable(self._device, collective)
-        checkpoints = self._plan.open_checkpoints(trainable, self._limiter.state_dict)
+        checkpoints = open_checkpoints(self._plan, trainable, self._limiter.state_dict)
         learner = self._plan.build_learner(
             trainable,
             self._make_reader,

@@ -27,6 +27,7 @@ from wm_distributed.launch.evaluation import FINAL, Evaluator
 from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.pipeline_source import DONE_FILE, adopt
 from wm_distributed.launch.plan import PHASES_DONE, Plan
+from wm_distributed.launch.run_checkpoints import open_checkpoints
 from wm_distributed.launch.run_dir import RunDir, read_json, write_json
 from wm_distributed.launch.runtime import (
     FinalEvaluation,
@@ -186,7 +187,7 @@ class PipelineRuntime:
             CheckpointError: There is none, or it was made with other sizes.
         """
         trainable: Any = self._plan.build_trainable("cpu", Collective())
-        checkpoint = self._plan.open_checkpoints(trainable, dict).load()
+        checkpoint = open_checkpoints(self._plan, trainable, dict).load()
         trainable.load_state_dict(checkpoint.state["trainable"])
         return trainable, checkpoint.state, dict(checkpoint.manifest.counters)
 
@@ -202,4 +203,4 @@ class PipelineRuntime:
         state["trainable"] = trainable.state_dict()
         if self._done % len(self._stages) == 0:
             state["turns"] = self._plan.first_turn()  # of the next round
-        self._plan.open_checkpoints(trainable, dict).save(state, counters)
+        open_checkpoints(self._plan, trainable, dict).save(state, counters)

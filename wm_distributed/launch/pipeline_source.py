@@ -13,6 +13,7 @@ from wm_distributed.collective import Collective
 from wm_distributed.errors import CheckpointError, ConfigError, UnknownNameError
 from wm_distributed.launch.experience import count_steps
 from wm_distributed.launch.plan import Plan
+from wm_distributed.launch.run_checkpoints import open_checkpoints
 from wm_distributed.launch.run_dir import RunDir
 
 DONE_FILE = "pipeline.json"
@@ -52,7 +53,7 @@ def adopt(plan: Plan) -> None:
     trainable, checkpoint = take_over(plan)
     own = {"trainable": trainable.state_dict(), "turns": plan.first_turn()}
     state = {**checkpoint.state, **own}
-    plan.open_checkpoints(trainable, dict).save(state, checkpoint.manifest.counters)
+    open_checkpoints(plan, trainable, dict).save(state, checkpoint.manifest.counters)
 
 
 def take_over(plan: Plan) -> tuple[SearchedTrainable, Checkpoint]:
@@ -65,7 +66,7 @@ def take_over(plan: Plan) -> tuple[SearchedTrainable, Checkpoint]:
     """
     source = _source_plan(plan)
     theirs: Any = source.build_trainable("cpu", Collective())
-    checkpoint = source.open_checkpoints(theirs, dict).load()
+    checkpoint = open_checkpoints(source, theirs, dict).load()
     theirs.load_state_dict(checkpoint.state["trainable"])
     mine: Any = plan.build_trainable("cpu", Collective())
     try:

@@ -5,10 +5,10 @@ Both runtimes build the same parts from the same plan; they differ in what the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from actors.env_loop import EnvLoop
 from replay_service.messages import Standing
@@ -17,6 +17,7 @@ from wm_distributed.api import (
     DataSpec,
     EnvSpaces,
     FamilySpec,
+    PartedTrainable,
     Phase,
     Policy,
     Trainable,
@@ -26,11 +27,17 @@ from wm_distributed.api import (
 from wm_distributed.candidates import CandidateActor, SeededEpisodes
 from wm_distributed.config import ReplayConfig, RunConfig
 from wm_distributed.families import load_family
-from wm_distributed.fit import misfits, shapes
-from wm_distributed.launch.config_json import changed_flags
 from wm_distributed.launch.experience import RecordingWriter, count_steps
+from wm_distributed.launch.phases import chosen_phases, is_pipeline
 from wm_distributed.launch.run_dir import RunDir
-from wm_distributed.roles import RateLimiter, ReplayReader, ReplayWriter, WeightsSink, WeightsSource
+from wm_distributed.roles import (
+    PartsExchange,
+    RateLimiter,
+    ReplayReader,
+    ReplayWriter,
+    WeightsSink,
+    WeightsSource,
+)
 from wm_distributed.seeding import policy_seed, training_seed
 from wm_distributed.types import Columns, Weights
 
@@ -42,7 +49,6 @@ if TYPE_CHECKING:
 
 RESUMED = "resumed at train step %d, with %d steps in replay"
 PHASES_DONE = "all phases are done"
-ReadCounts = Callable[[], Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,19 @@ class Plan:
     def learner_phases(self) -> list[Phase]:
         """The phases that a learner runs."""
         return [phase for phase in self.phases if phase.kind in ("gradient", "sweep")]
+
+    @property
+    def learner_groups(self) -> list[list[Phase]]:
+        """The learner's phases by the group that trains them; one group unless asked for more."""
+        groups = [names.split("+") for names in self.config.learner.groups]
+        phases = self.learner_phases
+        return [[phase for phase in phases if phase.name in names] for names in groups] or [phases]
+
+    @property
+    def acting_group(self) -> int:
+        """The group with whose weights actors act: that of the last phase."""
+        last = self.learner_phases[-1:]
+        return next(i for i, phases in enumerate(self.learner_groups) if phases[-1:] == last)
 
     @property
     def is_pipeline(self) -> bool:
@@ -297,29 +316,6 @@ class Plan:
         )
         return build(self.config.model, self.spaces, context)
 
-    def open_checkpoints(self, trainable: Trainable, read_counts: ReadCounts) -> Checkpointer:
-        """The run's checkpoints, which also keep the counts of the replay ratio."""
-        from wm_distributed.checkpoint import fingerprint
-        from wm_distributed.launch.counted_checkpoints import CountedCheckpointer
-
-        own = shapes(trainable.state_dict())
-        return CountedCheckpointer(
-            self.run_dir / "checkpoints",
-            read_counts,
-            family=self.family.name,
-            preset=self.config.preset,
-            fingerprint=fingerprint(self.config.env.id, self.spaces, own),
-            misfits=lambda state: self._misfits(state.get("trainable"), own),
-            keep=self.config.learner.keep_checkpoints,
-        )
-
-    def _misfits(self, state: object, own: object) -> str:
-        """What of a saved state does not fit, where, and which flags may be the cause."""
-        saved, _ = RunDir.open(self.run_dir).load_config()
-        changed = changed_flags(saved, self.config)
-        cause = f" ({', '.join(changed)})" if changed else ""
-        return f"in environment {self.config.env.id!r}{cause}, {misfits(state, own)}"
-
     def build_learner(
         self,
         trainable: Trainable,
@@ -330,6 +326,8 @@ class Plan:
         sink: WeightsSink | None,
         checkpointer: Checkpointer | None,
         prefetch: bool,
+        group: int = 0,
+        exchange: PartsExchange | None = None,
     ) -> Learner:
         """Makes one rank's learner.
 
@@ -341,16 +339,29 @@ class Plan:
             sink: Where weights go, on rank 0.
             checkpointer: Where checkpoints go, on rank 0.
             prefetch: Whether batches are prepared by a thread beside training.
+            group: Number of the rank's group.
+            exchange: Where it meets the other groups; None: there are none.
         """
         import torch
 
         from learners.batch_stream import BatchStream, PrefetchingBatchStream
+        from learners.groups import Meetings
         from learners.learner import Learner
 
+        phases = self.learner_groups[group]
+        meetings = None
+        if exchange is not None:
+            meetings = Meetings(
+                exchange,
+                cast(PartedTrainable, trainable),
+                [phase.name for phase in phases],
+                gives=collective.rank == 0,
+                acts=group == self.acting_group,
+            )
         place = torch.device(device)
         ages = AgeLimits(self.config.replay)
         streams = {}
-        for phase in self.learner_phases:
+        for phase in phases:
             reader = make_reader(phase, ages)
             streams[phase.name] = (
                 PrefetchingBatchStream(reader, place, depth=1)
@@ -359,7 +370,7 @@ class Plan:
             )
         return Learner(
             trainable,
-            self.learner_phases,
+            phases,
             streams,
             self.config.learner,
             device=place,
@@ -368,19 +379,5 @@ class Plan:
             checkpointer=checkpointer,
             repeat=not self.is_pipeline,
             ages=ages,
+            meetings=meetings,
         )
-
-
-def is_pipeline(phases: Sequence[Phase]) -> bool:
-    """Whether a family's phases follow each other once, after a collection."""
-    return phases[0].kind == "collection"
-
-
-def chosen_phases(phases: Sequence[Phase], names: Collection[str]) -> list[Phase]:
-    """The phases of a pipeline that are named (empty: all), and the sweeps that they need."""
-    kept: list[Phase] = []
-    for phase, following in zip(phases, [*phases[1:], None], strict=True):
-        name = following.name if phase.kind == "sweep" and following else phase.name
-        if not names or name in names:
-            kept.append(phase)
-    return kept

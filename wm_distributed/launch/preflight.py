@@ -18,6 +18,7 @@ from wm_distributed.disk import reason_of
 from wm_distributed.errors import ConfigError, RunDirError
 from wm_distributed.families import load_family
 from wm_distributed.launch.gateway_token import read_token
+from wm_distributed.launch.phases import is_pipeline
 from wm_distributed.launch.plan import Plan
 from wm_distributed.seeding import training_seed
 from wm_distributed.types import OBS_PREFIX
@@ -37,6 +38,7 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
     family = load_family(config.family)
     _check_model(family, config)
     _check_phases(family, config)
+    _check_groups(family, config)
     _check_gateway(family, config)
     spaces = _try_environment(config)
     if family.check is not None:
@@ -93,6 +95,11 @@ def _check_phases(family: FamilySpec, config: RunConfig[Any]) -> None:
             _check_collection(phase, phases, config)
         else:
             _check_training(family, phase, config.learner.num_ranks)
+    if not is_pipeline(phases) and all(phase.num_cycles is not None for phase in phases):
+        raise ConfigError(
+            f"all phases of family {family.name!r} leave after some cycles: one of those that take "
+            "turns for ever has to stay (num_cycles None)"
+        )
     specs = [phase.data for phase in phases if phase.data is not None]
     if not specs and (config.stop.env_steps, config.stop.train_steps) != (None, None):
         raise ConfigError(
@@ -103,6 +110,29 @@ def _check_phases(family: FamilySpec, config: RunConfig[Any]) -> None:
     if specs:
         check_tables(config.replay, specs, config.num_streams)
         _check_chunks(config)
+
+
+def _check_groups(family: FamilySpec, config: RunConfig[Any]) -> None:
+    """Refuses learner groups that are not made of the family's phases, each in one of them."""
+    groups = config.learner.groups
+    phases = [phase.name for phase in family.phases(config.model)]
+    if not groups:
+        return
+    if not family.has_parts:
+        raise ConfigError(
+            f"learner.groups is {' '.join(groups)}, but family {family.name!r} trains all that it "
+            "has in one group: leave it empty"
+        )
+    if sorted(name for names in groups for name in names.split("+")) != sorted(phases):
+        raise ConfigError(
+            f"learner.groups is {' '.join(groups)}, but each of the phases {', '.join(phases)} "
+            "belongs to one group, joined to the others there by +"
+        )
+    if config.runtime.kind != "ray":
+        raise ConfigError(
+            f"learner.groups {' '.join(groups)}: the inline runtime has one process; use "
+            "--runtime ray, or leave it empty"
+        )
 
 
 def _check_chunks(config: RunConfig[Any]) -> None:

@@ -18,9 +18,11 @@ from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import Phase, Report
 from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.rank_setup import seed_rank, use_interface_of, use_threads
+from wm_distributed.launch.ray_groups import RayPartsExchange
 from wm_distributed.launch.ray_handles import PatientSampling, RayWeightsSink
 from wm_distributed.launch.ray_replay import RayLimiter
 from wm_distributed.launch.ray_workers import Services
+from wm_distributed.launch.run_checkpoints import open_checkpoints
 from wm_distributed.launch.runtime import TrainReport
 from wm_distributed.launch.supervisor import Pulse
 from wm_distributed.launch.worker_process import log_to, make_pulse
@@ -67,6 +69,7 @@ class LearnerWorker:
         self,
         plan: Plan,
         services: Services,
+        group: int,
         rank: int,
         *,
         device: str,
@@ -78,7 +81,8 @@ class LearnerWorker:
         Args:
             plan: The run.
             services: Whom to talk to.
-            rank: Number of this rank.
+            group: Number of this rank's group.
+            rank: Its number in the group.
             device: Torch device.
             begin: Anew, from the newest checkpoint, or from that if there is one.
             log: File to log to.
@@ -86,10 +90,17 @@ class LearnerWorker:
         log_to(log)
         self._plan = plan
         self._services = services
+        self._group = group
         self._rank = rank
+        self._num_groups = len(plan.learner_groups)
         self._device = device
         self._begin: Begin = begin
-        self._sink = RayWeightsSink(services.server) if rank == 0 else None
+        self._sink = None
+        if rank == 0 and group == plan.acting_group:
+            self._sink = RayWeightsSink(services.server)
+        self._exchange = None
+        if self._num_groups > 1:
+            self._exchange = RayPartsExchange(services.server, group)
         self._learner: Learner | None = None
         self._began_at = 0
         self._finished = False
@@ -120,8 +131,8 @@ class LearnerWorker:
         """
         from learners.process_group import leave_group
 
-        learner_config = self._plan.config.learner
-        use_threads(learner_config.num_threads, learner_config.num_ranks)
+        config = self._plan.config.learner
+        use_threads(config.num_threads, config.num_ranks * self._num_groups)
         collective = self._join(store)
         learner = self._build(collective)
         learner.start(self._newest_version() if self._rank == 0 else 0)
@@ -157,9 +168,11 @@ class LearnerWorker:
 
     @ray.method(concurrency_group="watch")
     def publish_again(self) -> None:
-        """Sends the newest weights to a parameter server that has lost them."""
+        """Sends the newest weights and parts to a parameter server that has lost them."""
         if self._sink is not None:
             self._sink.publish_again()
+        if self._exchange is not None:
+            self._exchange.give_again()
 
     @ray.method(concurrency_group="watch")
     def pulse(self) -> LearnerPulse:
@@ -214,7 +227,7 @@ class LearnerWorker:
     def _build(self, collective: Collective) -> Learner:
         plan = self._plan
         trainable = plan.build_trainable(self._device, collective)
-        checkpoints = plan.open_checkpoints(trainable, self._read_counts)
+        checkpoints = open_checkpoints(plan, trainable, self._read_counts, self._group)
         learner = plan.build_learner(
             trainable,
             self._make_reader,
@@ -223,14 +236,17 @@ class LearnerWorker:
             sink=self._sink,
             checkpointer=checkpoints if self._rank == 0 else None,
             prefetch=True,
+            group=self._group,
+            exchange=self._exchange,
         )
+        number = self._group * plan.config.learner.num_ranks + self._rank
         if self._begin == "resume" or (self._begin == "newest if any" and checkpoints.exists()):
             checkpoint = checkpoints.load()
             self._counts = checkpoint.manifest.counters
-            seed_rank(plan.config.seed, self._rank, self._counts["train_steps"])
+            seed_rank(plan.config.seed, number, self._counts["train_steps"])
             learner.load_state_dict(checkpoint.state)
         else:
-            seed_rank(plan.config.seed, self._rank, 0)
+            seed_rank(plan.config.seed, number, 0)
         self._began_at = learner.train_steps
         return learner
 

@@ -85,6 +85,7 @@ class RayRuntime:
         self._env_steps = 0
         self._train_steps = 0
         self._newest_pulse: LearnerPulse | None = None
+        self._reported: list[LearnerPulse] = []
         self._polled = 0.0
 
     def start(self) -> None:
@@ -96,7 +97,8 @@ class RayRuntime:
         self._teams.reserve()
         self._services = self._teams.start_services()
         self._shards = RayShards(self._teams.services.shards, self._config.replay.snapshot_seconds)
-        self._learners = [self._teams.learner(resume=self._resume)]
+        groups = range(len(self._plan.learner_groups))
+        self._learners = [self._teams.learner(group, resume=self._resume) for group in groups]
         self._evaluator = RayEvaluator(self._teams.evaluator(), self._config.env.max_restarts)
         for team in self._services:
             team.on_restart = partial(self._revived, team)
@@ -214,7 +216,8 @@ class RayRuntime:
             counts = {name: count + since.get(name, 0) for name, count in last_counts.items()}
             self._teams.services.limiter.load_state_dict.remote(counts, self._held_steps)
         elif team.role == "server":
-            self._rank_0.publish_again.remote()
+            for group in self._learners:
+                _rank_0(group).publish_again.remote()
 
     def _evaluate(self) -> tuple[Evaluation, ...]:
         """Begins the evaluation that is due, and gives the one that is done."""
@@ -254,10 +257,11 @@ class RayRuntime:
         )
         # While their process is away, the counts stay as they were.
         self._env_steps = max(self._env_steps, int(metrics.get("limiter/env_steps", 0)))
-        self._train_steps = int(metrics.get("learner/train_steps", self._train_steps))
-        reason = self._schedule.reason_to_end(self._env_steps, self._train_steps, evaluations)
         phase, reports = self._learner_news()
         pulse = self._newest_pulse
+        if pulse is not None:
+            self._train_steps = int(pulse.stats["learner/train_steps"])
+        reason = self._schedule.reason_to_end(self._env_steps, self._train_steps, evaluations)
         if pulse is not None and pulse.finished and not self._actors.are_there:
             reason = PHASES_DONE
         steps = 0 if pulse is None else pulse.phase_steps
@@ -298,9 +302,11 @@ class RayRuntime:
         pulse = self._learner_pulse()
         if pulse is None:
             return "starting", ()
-        reports = () if pulse is self._newest_pulse else pulse.reports
         self._newest_pulse = pulse
-        return pulse.phase, reports
+        pulses = [cast(LearnerPulse, team.pulses[0]) for team in self._learners]
+        new = [one for one in pulses if not any(one is known for known in self._reported)]
+        self._reported = pulses
+        return pulse.phase, tuple(report for one in new for report in one.reports)
 
     # ------------------------------------------------------------------------------- ending
 
@@ -337,12 +343,14 @@ class RayRuntime:
 
     @property
     def _rank_0(self) -> Handle:
-        return cast(RayProcess, self._learners[0].processes[0]).actor
+        """Of the group with whose weights actors act."""
+        return _rank_0(self._learners[self._plan.acting_group])
 
     def _learner_pulse(self) -> LearnerPulse | None:
-        """Rank 0's newest answer, once every rank is ready."""
-        pulses = [team.pulses[0] for team in self._learners if team.ready]
-        return cast(LearnerPulse, pulses[0]) if pulses else None
+        """That rank's newest answer, once every rank of every group is ready."""
+        if not self._learners or not all(team.ready for team in self._learners):
+            return None
+        return cast(LearnerPulse, self._learners[self._plan.acting_group].pulses[0])
 
     @property
     def _held_steps(self) -> int:
@@ -353,3 +361,7 @@ class RayRuntime:
     def _everyone(self) -> list[Team]:
         evaluator = [self._evaluator.team] if self._evaluator else []
         return [*self._learners, *self._actors.teams, *self._services, *evaluator]
+
+
+def _rank_0(team: Team) -> Handle:
+    return cast(RayProcess, team.processes[0]).actor

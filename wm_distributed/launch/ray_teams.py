@@ -101,7 +101,8 @@ class RayTeams:
         Raises:
             ConfigError: The cluster has too few free cores or GPUs, with the numbers.
         """
-        free, ranks = free_resources(), self._config.learner.num_ranks
+        free = free_resources()
+        ranks = self._config.learner.num_ranks * len(self._plan.learner_groups)
         self._device = choose_device(self._config.learner.device, ranks, int(free["GPU"]))
         counts: dict[Role, int] = {
             "actor": self._plan.num_actors,
@@ -148,30 +149,32 @@ class RayTeams:
             config.replay.ratio,
             steps_before_training(config.replay, specs, self._plan.num_streams),
             num_inserting=max(_INSERTING, config.actors.num_actors + 1),  # with the gateway
-            num_sampling=config.learner.num_ranks,
+            num_sampling=config.learner.num_ranks * len(self._plan.learner_groups),
             collection=self._plan.collected_steps(),
             ray_options=self._options("limiter", revived=True),
         )
-        server = _remote(**self._options("server", revived=True))(ServerWorker).remote()
+        server = _remote(**self._options("server", revived=True))(ServerWorker).remote(
+            len(self._plan.learner_groups)
+        )
         self._services = Services(tuple(shards), limiter, server)
         teams = [self._service("shard", i, shard, service_pulse) for i, shard in enumerate(shards)]
         teams.append(self._service("limiter", 0, limiter, limiter_pulse))
         teams.append(self._service("server", 0, server, service_pulse))
         return teams
 
-    def learner(self, *, resume: bool) -> Team:
-        """All ranks of the learner."""
+    def learner(self, group: int, *, resume: bool) -> Team:
+        """All ranks of a learner group."""
+        num_ranks = self._config.learner.num_ranks
 
         def launch(incarnation: int) -> Sequence[Process]:
             # A pipeline may have been stopped before its first checkpoint.
             if_any = incarnation > 0 or (resume and self._plan.is_pipeline)
             begin: Begin = "newest if any" if if_any else "resume" if resume else "anew"
-            ranks = range(self._config.learner.num_ranks)
-            workers = [self._learner_rank(rank, begin) for rank in ranks]
+            workers = [self._learner_rank(group, rank, begin) for rank in range(num_ranks)]
             store = workers[0].host_store.remote() if len(workers) > 1 else None
             return [_working(worker, store) for worker in workers]
 
-        return self._team("learner", 0, launch, max_restarts=_MAX_RESTARTS)
+        return self._team("learner", group * num_ranks, launch, max_restarts=_MAX_RESTARTS)
 
     def actor(self, index: int, seed: int, first_incarnation: int) -> Team:
         """One actor.
@@ -240,22 +243,24 @@ class RayTeams:
             **env_patience(self._config.env, self._log("evaluator", 0)),
         )
 
-    def _learner_rank(self, rank: int, begin: Begin) -> Handle:
+    def _learner_rank(self, group: int, rank: int, begin: Begin) -> Handle:
         assert self._placement is not None, "reserve() comes first"
+        number = group * self._config.learner.num_ranks + rank
         options = self._options("learner") | {
             "num_gpus": 1 if self._device == "cuda" else 0,
             "concurrency_groups": {"work": 1, "watch": 1, "snapshot": 1},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                self._placement, placement_group_bundle_index=rank
+                self._placement, placement_group_bundle_index=number
             ),
         }
         worker = _remote(**options)(LearnerWorker).remote(
             self._plan,
             self.services,
+            group,
             rank,
             device=self._device,
             begin=begin,
-            log=self._log("learner", rank),
+            log=self._log("learner", number),
         )
         return worker
 

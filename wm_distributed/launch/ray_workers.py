@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from learners.groups import PartsBoard
 from learners.parameter_server import ParameterServer
 from replay_service.client import ReplayClient
 from wm_distributed.launch.ray_handles import PatientInserting, RayWeightsSource
@@ -52,9 +53,10 @@ class Services:
 class ServerWorker:
     """The parameter server. It owns what it gives out, and so outlives the learner."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_groups: int = 1) -> None:
         self._server = ParameterServer()
         self._reference: ray.ObjectRef[Any] | None = None
+        self._board: PartsBoard[ray.ObjectRef[Any]] = PartsBoard(num_groups)
 
     def publish(self, version: int, train_steps: int, references: list[Any]) -> None:
         """Takes a version: a list with the reference of its buffer."""
@@ -71,6 +73,14 @@ class ServerWorker:
         if weights is None or self._reference is None:
             return None
         return weights.version, weights.train_steps, [self._reference]
+
+    def give_parts(self, group: int, cycle: int, references: list[Any], last: bool) -> None:
+        """Takes what a learner group gives the others: a list with its reference."""
+        self._board.give(group, cycle, ray.put(ray.get(references[0])), last=last)
+
+    def take_parts(self, group: int, cycle: int) -> list[ray.ObjectRef[Any]] | None:
+        """What the others gave for a cycle; None as long as one of them is not ready for it."""
+        return self._board.take(group, cycle)
 
     def version(self) -> int:
         """The version held; 0 before the first."""

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -148,3 +148,38 @@ def test_a_run_that_ends_before_training_begins_is_told_so(
 def test_the_first_run_of_a_new_user_passes(tmp_path: Path) -> None:
     plan = preflight(load_family("dreamer").presets["dreamer-cartpole"](), tmp_path)
     assert plan.specs[0].trained_steps > 0
+
+
+@pytest.mark.parametrize(
+    ("groups", "kind", "message"),
+    [
+        (("tokenizer",), "ray", "learner.groups is tokenizer, .*phases tokenizer, world_model, "),
+        (("tokenizer+world_model", "world_model+actor_critic"), "ray", "belongs to one group"),
+        (("tokenizer", "world_model", "actor"), "ray", "belongs to one group"),
+        (("tokenizer", "world_model+actor_critic"), "inline", "has one process"),
+    ],
+)
+def test_learner_groups_that_cannot_be_formed_are_refused(
+    groups: tuple[str, ...], kind: Literal["ray", "inline"], message: str, tmp_path: Path
+) -> None:
+    config = load_family("iris").presets["iris-debug"]()
+    config = dataclasses.replace(
+        config,
+        learner=dataclasses.replace(config.learner, groups=groups),
+        runtime=dataclasses.replace(config.runtime, kind=kind),
+    )
+    with pytest.raises(ConfigError, match=message):
+        preflight(config, tmp_path)
+
+
+def test_groups_of_a_family_that_trains_all_in_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="family 'counting' trains all"):
+        preflight(changed(learner={"groups": ("counting",)}), tmp_path)
+
+
+def test_phases_that_all_leave_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brief = Phase(name="brief", data=DataSpec(batch_size=4, length=1), steps=1, num_cycles=1)
+    family = dataclasses.replace(COUNTING_FAMILY, phases=lambda config: [brief])
+    monkeypatch.setattr("wm_distributed.launch.preflight.load_family", lambda name: family)
+    with pytest.raises(ConfigError, match="'counting' leave after some cycles"):
+        preflight(counting_preset(), tmp_path)

@@ -94,4 +94,5 @@ FAMILY = FamilySpec(
     build_policy=_build_policy,
     build_simulator=_build_simulator,
     check=_check,
+    has_parts=True,
 )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wm_distributed.api import EnvSpaces, Report, TrainContext, TrainOutput
 from wm_distributed.errors import ConfigError
@@ -29,7 +29,7 @@ from wm_distributed.families.iris.world_model import world_model_losses
 from wm_distributed.nets.loading import load_model
 from wm_distributed.nets.optim import FlatOptimizer
 from wm_distributed.types import Array, TensorBatch
-from wm_distributed.weights import pack_weights
+from wm_distributed.weights import pack_weights, unpack_weights
 
 _Losses = tuple[dict[str, Tensor], dict[str, Tensor]]
 
@@ -149,6 +149,23 @@ class IrisTrainable:
     def report(self, phase: str, batch: TensorBatch) -> Report:
         self._check_phase(phase)
         return report.REPORTS[phase](self.model, self.config, batch)
+
+    def part_weights(self, phase: str) -> Array:
+        return pack_weights(self._part(phase))
+
+    def load_part(self, phase: str, buffer: Array) -> None:
+        unpack_weights(buffer, self._part(phase))
+
+    def _part(self, phase: str) -> dict[str, Tensor]:
+        """The state of the networks that a phase trains."""
+        self._check_phase(phase)
+        model = self.model
+        networks: dict[str, list[nn.Module]] = {
+            TOKENIZER: [model.acting.tokenizer],
+            WORLD_MODEL: [model.world_model],
+            ACTOR_CRITIC: [model.acting.actor, model.value],
+        }
+        return nn.ModuleList(networks[phase]).state_dict()
 
     def policy_weights(self) -> Array:
         return pack_weights(self.model.acting.state_dict())

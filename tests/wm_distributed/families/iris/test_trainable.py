@@ -43,6 +43,22 @@ def test_a_phase_trains_its_own_part_and_no_other(
     assert all(name.startswith(own) for name in moved)
 
 
+@pytest.mark.parametrize("phase", PARTS)
+def test_another_learner_takes_over_exactly_what_a_phase_has_trained(
+    phase: str, config: IrisConfig, build: Build, make_batch: MakeBatch
+) -> None:
+    moving = replace(config.tokenizer, codebook="ema")
+    seeing = replace(config.actor_critic, standardize=True)
+    config = replace(config, tokenizer=moving, actor_critic=seeing)
+    giving, taking = build(config), build(config)
+    before = {name: value.clone() for name, value in taking.model.state_dict().items()}
+    giving.train_step(phase, None, make_batch(config, phase))
+    taking.load_part(phase, giving.part_weights(phase))
+    after = taking.model.state_dict()
+    assert all(torch.equal(value, after[n]) for n, value in giving.model.state_dict().items())
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_the_world_model_learns_a_batch_by_heart(
     config: IrisConfig, build: Build, make_batch: MakeBatch
 ) -> None:
