@@ -109,6 +109,17 @@ def scale(argv: list[str]) -> int:
     return _call(scale_run, "scale", argv)
 
 
+def plan(argv: list[str]) -> int:
+    """Forecasts what more actors, machines or GPUs would bring to a preset."""
+    from wm_distributed.launch.capacity.command import plan_run
+    from wm_distributed.launch.presets import load_preset
+
+    if not argv or argv[0].startswith("-"):
+        return _explain("plan", "PRESET [--actors 1 2 4 …] [--gpus N] [--field value …]", argv)
+    preset, _ = load_preset(argv[0])
+    return plan_run(preset, argv[1:], f"{PROG} plan {argv[0]}")
+
+
 def list_names(argv: list[str]) -> int:
     """Lists families, presets and environments."""
     from wm_distributed.launch.listing import show_names
@@ -147,6 +158,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "eval": evaluate,
     "status": status,
     "scale": scale,
+    "plan": plan,
     "list": list_names,
     "replay": replay,
     "bench": bench,
@@ -179,7 +191,7 @@ def _explain(command: str, usage: str, argv: list[str]) -> int:
 
 def _names(command: str) -> tuple[str, list[str]]:
     """What a command can be given: its kind, and the names."""
-    if command in ("train", "search"):
+    if command in ("train", "search", "plan"):
         from wm_distributed.launch.presets import all_families, is_search
 
         presets = [item for family in all_families() for item in family.presets.items()]
