@@ -134,7 +134,7 @@ def test_resume_refuses_a_run_that_is_running(
 @pytest.mark.parametrize(
     ("argv", "messages"),
     [
-        (["trian"], ["unknown command 'trian'; did you mean train?"]),
+        (["trian"], ["unknown command 'trian'; did you mean train"]),
         (["train", "dreamer-cartpol"], ["unknown preset", "did you mean dreamer-cartpole"]),
         (["train", COUNTING, "--replay.ration", "3"], ["--replay.ration", "--replay.ratio"]),
         (["train", COUNTING, "--actors.num-actors", "0"], ["actors.num_actors must be at least"]),
