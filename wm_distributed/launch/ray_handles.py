@@ -88,7 +88,11 @@ class RayWeightsSource:
 
 
 class PatientInserting:
-    """For an actor: the rate limiter, which grants nothing while it is being restarted."""
+    """For an actor: the rate limiter, which grants nothing while it is away.
+
+    That is while it is being restarted, or while a link is cut: how long the whole run waits for it
+    is for the driver to say.
+    """
 
     def __init__(self, limiter: BlockingRayLimiter) -> None:
         """Wraps the limiter that raises WorkerDiedError."""
@@ -102,7 +106,7 @@ class PatientInserting:
 
 
 class PatientSampling:
-    """For a learner: the rate limiter, which grants nothing while it is being restarted."""
+    """For a learner: the rate limiter, which grants nothing while it is away."""
 
     def __init__(self, limiter: RayLimiter) -> None:
         """Wraps the limiter whose answers raise WorkerDiedError."""
@@ -132,7 +136,7 @@ class _PatientPending:
 def _granted(reserve: Callable[[], bool]) -> bool:
     try:
         return reserve()
-    except WorkerDiedError as error:
+    except (WorkerDiedError, DeadlineError) as error:
         logger.warning("held: %s", _first_line(error))
         time.sleep(_RETRY_SECONDS)
         return False

@@ -8,6 +8,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from wm_distributed.errors import (
     CheckpointError,
+    DeadlineError,
     EnvError,
     RunDirError,
     WmError,
@@ -48,12 +49,12 @@ def test_anything_else_is_a_death_that_may_be_mended(cause: Exception) -> None:
 class Limiter:
     """Away at first, then there."""
 
-    def __init__(self) -> None:
-        self.away = True
+    def __init__(self, away: WmError) -> None:
+        self.away: WmError | None = away
 
     def reserve_insert(self, env_steps: int, timeout_seconds: float) -> bool:
-        if self.away:
-            raise WorkerDiedError("the limiter is restarting")
+        if self.away is not None:
+            raise self.away
         return True
 
     def reserve_sample(self, train_steps: int, timeout_seconds: float) -> "Limiter":
@@ -68,12 +69,15 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_handles, "_RETRY_SECONDS", 0.0)
 
 
-def test_a_limiter_that_is_away_grants_nothing_and_then_what_it_grants() -> None:
-    limiter: Any = Limiter()
+@pytest.mark.parametrize(
+    "away", [WorkerDiedError("the limiter is restarting"), DeadlineError("its link is cut")]
+)
+def test_a_limiter_that_is_away_grants_nothing_and_then_what_it_grants(away: WmError) -> None:
+    limiter: Any = Limiter(away)
     actor, learner = PatientInserting(limiter), PatientSampling(limiter)
     assert not actor.reserve_insert(8, 1.0)
     assert not learner.reserve_sample(8, 1.0).result(1.0)
-    limiter.away = False
+    limiter.away = None
     assert actor.reserve_insert(8, 1.0)
     assert learner.reserve_sample(8, 1.0).result(1.0)
 
