@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,7 @@ from wm_distributed.nets.optim import FlatOptimizer
 from wm_distributed.types import Array, TensorBatch
 from wm_distributed.weights import pack_weights, unpack_weights
 
-_Losses = tuple[dict[str, Tensor], dict[str, Tensor]]
+_Losses = tuple[dict[str, Tensor], Mapping[str, Tensor | float]]
 
 
 class IrisTrainable:
@@ -90,7 +91,7 @@ class IrisTrainable:
 
     def train_step(self, phase: str, carry: None, batch: TensorBatch) -> tuple[None, TrainOutput]:
         self._check_phase(phase)
-        optimizer = self._optimizers[phase]
+        optimizer, begun = self._optimizers[phase], time.perf_counter()
         optimizer.zero_grad()
         with self._own_random_numbers():
             with torch.autocast(
@@ -98,11 +99,16 @@ class IrisTrainable:
                 torch.bfloat16,
                 enabled=self._context.precision == "bfloat16",
             ):
-                terms, metrics = self._losses[phase](batch)
+                terms, figures = self._losses[phase](batch)
             loss = torch.stack(list(terms.values())).sum()
             loss.backward()  # type: ignore[no-untyped-call]
-        metrics |= {f"loss_{name}": term.detach() for name, term in terms.items()}
-        metrics |= {**optimizer.step(), "loss": loss.detach()}
+        metrics = {
+            **figures,
+            **{f"loss_{name}": term.detach() for name, term in terms.items()},
+            **optimizer.step(),
+            "loss": loss.detach(),
+            "step_seconds": time.perf_counter() - begun,
+        }
         return None, TrainOutput({f"{phase}_{name}": value for name, value in metrics.items()})
 
     def _tokenizer(self, batch: TensorBatch) -> _Losses:
@@ -132,8 +138,13 @@ class IrisTrainable:
             standardize.follow(
                 to_pixels(self._images(batch).flatten(0, 1)), self._context.collective
             )
+        begun = time.perf_counter()
         trajectory = imagine(self.model, self.config, batch, self._generator)
-        return actor_critic_losses(self.config.actor_critic, trajectory)
+        seconds = time.perf_counter() - begun  # on a GPU: until the last kernel is launched
+        losses, figures = actor_critic_losses(self.config.actor_critic, trajectory)
+        frames = trajectory.action.numel()
+        speed = {"imagined_frames_per_second": frames / seconds, "imagination_seconds": seconds}
+        return losses, figures | speed
 
     def _images(self, batch: TensorBatch) -> Tensor:
         return batch.obs()[self.model.acting.image_key]

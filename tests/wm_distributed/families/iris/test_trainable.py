@@ -72,6 +72,18 @@ def test_the_world_model_learns_a_batch_by_heart(
     assert float(losses[-1]) < 0.5 * float(losses[0])
 
 
+def test_a_step_tells_how_fast_it_imagines_and_what_part_of_it_that_takes(
+    config: IrisConfig, build: Build, make_batch: MakeBatch
+) -> None:
+    batch = make_batch(config, ACTOR_CRITIC)
+    _, output = build(config).train_step(ACTOR_CRITIC, None, batch)
+    told = {name: float(value) for name, value in output.metrics.items()}
+    frames = len(batch.columns["reward"]) * config.actor_critic.horizon
+    imagining = told["actor_critic_imagination_seconds"]
+    assert told["actor_critic_imagined_frames_per_second"] == pytest.approx(frames / imagining)
+    assert 0 < imagining < told["actor_critic_step_seconds"]
+
+
 def test_only_matrices_decay(config: IrisConfig, build: Build, make_batch: MakeBatch) -> None:
     still = replace(config.world_model.optim, clip_norm=1e-30, weight_decay=100.0)
     config = replace(config, world_model=replace(config.world_model, optim=still))
