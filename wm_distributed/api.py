@@ -154,7 +154,7 @@ class Trainable(Protocol):
         """The carry before the first batch of a phase (None if the family keeps no carry)."""
 
     def train_step(self, phase: str, carry: Any, batch: TensorBatch) -> tuple[Any, TrainOutput]:
-        """One optimiser step on one batch."""
+        """One optimiser step on one batch, passed through in the context's micro-batches."""
 
     def report(self, phase: str, batch: TensorBatch) -> Report:
         """Figures and pictures; changes nothing and needs no gradients."""
@@ -334,6 +334,7 @@ class TrainContext:
         compile: Whether to compile the train step.
         seed: Seed of the model's initialisation (equal on all ranks).
         collective: The group of data-parallel ranks.
+        micro_batches: Equal parts in which a batch is passed through, see ``micro_batches.py``.
     """
 
     device: str
@@ -341,6 +342,7 @@ class TrainContext:
     compile: bool
     seed: int
     collective: Collective
+    micro_batches: int = 1
 
 
 BuildDream = Callable[
@@ -375,6 +377,8 @@ class FamilySpec:
             prioritized share is refused.
         has_parts: Whether its trainables are :class:`PartedTrainable`; where they are not, several
             learner groups are refused.
+        splits_batches: Whether its train steps pass through a batch in micro-batches; where they do
+            not, more than one is refused.
     """
 
     name: str
@@ -390,3 +394,4 @@ class FamilySpec:
     check: Callable[[Any, EnvSpaces], None] | None = None
     gives_priorities: bool = False
     has_parts: bool = False
+    splits_batches: bool = False

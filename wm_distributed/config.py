@@ -142,6 +142,9 @@ class LearnerConfig:
     actors their weights, and its train steps are the run's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    micro_batches: Count = 1
+    """Gradient accumulation: parts in which each rank passes through its share of a batch, one
+    after the other, before a train step. More of them need less memory for the same batch."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the forward and backward passes; auto is bfloat16 on a GPU, else float32."""
     compile: bool = False

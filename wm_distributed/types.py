@@ -156,6 +156,18 @@ class TensorBatch:
         """Stored latents by key, without the ``latent/`` prefix."""
         return _strip(self.columns, LATENT_PREFIX)
 
+    def split(self, num_parts: int) -> list[TensorBatch]:
+        """The batch in parts of equally many sequences, which share its memory."""
+        size, rest = divmod(len(next(iter(self.columns.values()))), num_parts)
+        assert rest == 0, f"{num_parts} parts, and {size * num_parts + rest} sequences"
+        return [
+            TensorBatch(
+                {name: column[i * size : (i + 1) * size] for name, column in self.columns.items()},
+                self.context,
+            )
+            for i in range(num_parts)
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayUpdate:

@@ -48,9 +48,9 @@ class PartReader:
         return {}
 
 
-def train(collective: Collective, stop_at: int) -> dict[str, np.ndarray]:
+def train(collective: Collective, stop_at: int, micro_batches: int = 1) -> dict[str, np.ndarray]:
     """Trains one rank and returns its losses by step, parameters, and published versions."""
-    context = TrainContext("cpu", "float32", False, 0, collective)
+    context = TrainContext("cpu", "float32", False, 0, collective, micro_batches)
     trainable = CountingTrainable(CountingConfig(learning_rate=0.1, data=DATA),
                                   CountingVectorEnv(1).spaces, context)  # fmt: skip
     losses = []
@@ -89,7 +89,8 @@ def main(rank: int, world_size: int, port: int, out: str) -> None:
     store = connect_store("127.0.0.1", port, 60)
     collective = join_group(store, rank, world_size, CPU, 60)
     # Only the last rank wants to stop, in the middle between two votes.
-    result = train(collective, stop_at=12 if rank == world_size - 1 else 1_000_000)
+    stop_at = 12 if rank == world_size - 1 else 1_000_000
+    result = train(collective, stop_at, micro_batches=2)
     gathered = collective.gather(torch.full((2,), float(rank))).numpy()
     broadcast = collective.broadcast_(torch.tensor([float(rank)])).numpy()
     leave_group()

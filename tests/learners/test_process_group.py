@@ -25,7 +25,7 @@ train_rank = runpy.run_path(str(RANK_MAIN))["train"]
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
-    """What two learner ranks in processes of their own have trained."""
+    """What two learner ranks have trained, each in two micro-batches in a process of its own."""
     folder = tmp_path_factory.mktemp("ranks")
     store = host_store("127.0.0.1", 60)
     processes = [
@@ -48,7 +48,7 @@ def test_ranks_have_identical_parameters(ranks: list[dict[str, np.ndarray]]) -> 
         np.testing.assert_array_equal(ranks[0][name], ranks[1][name])
 
 
-def test_two_ranks_train_as_one_rank_on_the_same_global_batch(
+def test_two_ranks_in_micro_batches_train_as_one_rank_on_the_whole_global_batch(
     ranks: list[dict[str, np.ndarray]],
 ) -> None:
     steps = len(ranks[0]["losses"])

@@ -313,6 +313,7 @@ class Plan:
             compile=learner.compile,
             seed=self.config.seed,
             collective=collective,
+            micro_batches=learner.micro_batches,
         )
         return build(self.config.model, self.spaces, context)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from replay_service.checks import check_tables, steps_before_training, surely_held_steps
 from wm_distributed.api import EnvSpaces, FamilySpec, Phase
-from wm_distributed.config import RunConfig
+from wm_distributed.config import LearnerConfig, RunConfig
 from wm_distributed.disk import reason_of
 from wm_distributed.errors import ConfigError, RunDirError
 from wm_distributed.families import load_family
@@ -94,7 +94,7 @@ def _check_phases(family: FamilySpec, config: RunConfig[Any]) -> None:
         elif phase.kind == "collection":
             _check_collection(phase, phases, config)
         else:
-            _check_training(family, phase, config.learner.num_ranks)
+            _check_training(family, phase, config.learner)
     if not is_pipeline(phases) and all(phase.num_cycles is not None for phase in phases):
         raise ConfigError(
             f"all phases of family {family.name!r} leave after some cycles: one of those that take "
@@ -160,7 +160,7 @@ def _check_gateway(family: FamilySpec, config: RunConfig[Any]) -> None:
     read_token(config.gateway)
 
 
-def _check_training(family: FamilySpec, phase: Phase, num_ranks: int) -> None:
+def _check_training(family: FamilySpec, phase: Phase, learner: LearnerConfig) -> None:
     if family.build_trainable is None:
         raise _lacks(family, "a model to train (build_trainable)")
     if phase.data is None:
@@ -168,10 +168,16 @@ def _check_training(family: FamilySpec, phase: Phase, num_ranks: int) -> None:
             f"phase {phase.name!r} of family {family.name!r} is of kind {phase.kind!r} and has no "
             "data: only collections and population phases can do without"
         )
-    if phase.data.batch_size % num_ranks:
+    if learner.micro_batches > 1 and not family.splits_batches:
+        raise ConfigError(
+            f"learner.micro_batches is {learner.micro_batches}, but family {family.name!r} passes "
+            "through a batch as a whole: set it to 1"
+        )
+    if phase.data.batch_size % (learner.num_ranks * learner.micro_batches):
         raise ConfigError(
             f"the batch of {phase.data.batch_size} sequences of phase {phase.name!r} cannot be "
-            f"divided among learner.num_ranks {num_ranks}: choose a divisor of it"
+            f"divided equally among learner.num_ranks {learner.num_ranks} with "
+            f"learner.micro_batches {learner.micro_batches} each: their product has to divide it"
         )
     if phase.data.selector.prioritized and not family.gives_priorities:
         raise ConfigError(

@@ -77,4 +77,5 @@ COUNTING_FAMILY = FamilySpec(
     phases=_phases,
     build_trainable=_build_trainable,
     build_policy=_build_policy,
+    splits_batches=True,
 )

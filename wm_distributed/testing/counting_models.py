@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wm_distributed.api import EnvSpaces, Report, TrainContext, TrainOutput
 from wm_distributed.errors import CheckpointError
+from wm_distributed.micro_batches import join_outputs
 from wm_distributed.testing.counting_env import COUNT_LATENT, check_counting_columns
 from wm_distributed.testing.counting_family import CountingConfig
 from wm_distributed.types import REWARD, ActMode, Array, Columns, EnvStep, TensorBatch, Weights
@@ -69,20 +70,25 @@ class CountingTrainable:
             arrays = {name: column.cpu().numpy() for name, column in batch.columns.items()}
             for row in range(len(arrays[REWARD])):
                 check_counting_columns({name: array[row] for name, array in arrays.items()})
-        loss = self._loss(batch)  # (B,)
         self.optimizer.zero_grad()
-        loss.mean().backward()  # type: ignore[no-untyped-call]
+        parts = batch.split(self._context.micro_batches)
+        output = join_outputs([self._accumulate(part) for part in parts])
         for parameter in self.model.parameters():
             assert parameter.grad is not None
             self._context.collective.mean_(parameter.grad)
         self.optimizer.step()
+        return carry + 1, output
+
+    def _accumulate(self, batch: TensorBatch) -> TrainOutput:
+        """Adds a part's share of the batch's gradient."""
+        loss = self._loss(batch)  # (B,)
+        (loss.mean() / self._context.micro_batches).backward()  # type: ignore[no-untyped-call]
         refreshed = {
             name: column[:, batch.context :]
             for name, column in batch.columns.items()
             if name == COUNT_LATENT
         }
-        output = TrainOutput({"loss": loss.detach().mean()}, refreshed, loss.detach())
-        return carry + 1, output
+        return TrainOutput({"loss": loss.detach().mean()}, refreshed, loss.detach())
 
     def report(self, phase: str, batch: TensorBatch) -> Report:
         with torch.no_grad():

@@ -46,6 +46,11 @@ def test_a_run_that_can_work_is_planned(tmp_path: Path) -> None:
         (dataclasses.replace(counting_preset(), family="dreamr"), UnknownNameError, "dreamer"),
         (changed(env={"id": "gym/CartPol-v1"}), UnknownNameError, "gym/CartPole-v1"),
         (changed(learner={"num_ranks": 3}), ConfigError, "batch of 4 .*num_ranks 3"),
+        (
+            changed(learner={"num_ranks": 2, "micro_batches": 4}),
+            ConfigError,
+            r"batch of 4 .*'counting' .*num_ranks 2 with learner\.micro_batches 4 each",
+        ),
         (changed(replay={"capacity_steps": 8, "min_size": 8}), ConfigError, "7 steps in a row"),
         (
             changed(actors={"chunk_steps": 1000}),
@@ -148,6 +153,16 @@ def test_a_run_that_ends_before_training_begins_is_told_so(
 def test_the_first_run_of_a_new_user_passes(tmp_path: Path) -> None:
     plan = preflight(load_family("dreamer").presets["dreamer-cartpole"](), tmp_path)
     assert plan.specs[0].trained_steps > 0
+
+
+def test_micro_batches_of_a_family_that_cannot_split_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = dataclasses.replace(COUNTING_FAMILY, splits_batches=False)
+    monkeypatch.setattr("wm_distributed.launch.preflight.load_family", lambda name: whole)
+    message = "micro_batches is 2, but family 'counting' passes through a batch as a whole: set it"
+    with pytest.raises(ConfigError, match=message):
+        preflight(changed(learner={"micro_batches": 2}), tmp_path)
 
 
 @pytest.mark.parametrize(

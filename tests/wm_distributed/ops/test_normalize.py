@@ -43,6 +43,22 @@ def test_percentiles_are_those_of_all_ranks_together() -> None:
     assert scale.range.tolist() == pytest.approx([low, high], rel=1e-4)
 
 
+def test_percentiles_are_those_of_all_micro_batches_together() -> None:
+    values = torch.cat([torch.linspace(0.0, 10.0, 50), torch.linspace(100.0, 200.0, 50)])
+    scale = PercentileScale(Collective(), rate=1.0, micro_batches=2)
+    for _ in "ab":  # the second time shows that nothing of the first is left
+        scale.update(values[:50])
+        scale.update(values[50:])
+    low, high = np.percentile(values.numpy(), [5, 95])
+    assert scale.range.tolist() == pytest.approx([low, high], rel=1e-4)
+
+
+def test_the_range_moves_with_the_last_micro_batch() -> None:
+    scale = PercentileScale(Collective(), micro_batches=2)
+    scale.update(torch.randn(50) * 50.0)
+    assert scale.range.tolist() == [0.0, 0.0]
+
+
 def test_the_range_travels_with_the_state() -> None:
     scale = PercentileScale(Collective())
     scale.update(torch.randn(100) * 50.0)

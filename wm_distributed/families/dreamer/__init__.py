@@ -70,4 +70,5 @@ FAMILY = FamilySpec(
     build_simulator=_build_simulator,
     check=_check,
     gives_priorities=True,
+    splits_batches=True,
 )

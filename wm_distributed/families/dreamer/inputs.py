@@ -83,6 +83,15 @@ class Noise(NamedTuple):
     action: Tensor
     """``(H, B·T, …)``"""
 
+    def split(self, num_parts: int) -> list[Noise]:
+        """The numbers for each of so many parts of the sequences."""
+        parts = (
+            self.posterior.chunk(num_parts),
+            self.prior.chunk(num_parts, dim=1),
+            self.action.chunk(num_parts, dim=1),
+        )
+        return [Noise(*part) for part in zip(*parts, strict=True)]
+
 
 def draw_noise(
     acting: ActingModel,

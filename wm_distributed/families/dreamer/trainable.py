@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from wm_distributed.families.dreamer.inputs import (
 from wm_distributed.families.dreamer.model import DreamerModel, check_spaces
 from wm_distributed.families.dreamer.report import open_loop_report
 from wm_distributed.families.dreamer.rssm import Posterior
+from wm_distributed.micro_batches import join_outputs
 from wm_distributed.nets.config import OptimConfig
 from wm_distributed.nets.loading import load_model
 from wm_distributed.nets.optim import FlatOptimizer
@@ -51,7 +53,9 @@ class DreamerTrainable:
             name: FlatOptimizer(params, optim, context.collective)
             for name, (params, optim) in _parameter_groups(self.model, config).items()
         }
-        self._return_scale = PercentileScale(context.collective).to(self._device)
+        self._return_scale = PercentileScale(
+            context.collective, micro_batches=context.micro_batches
+        ).to(self._device)
         self._generator = torch.Generator(self._device)
         self._generator.manual_seed(context.seed * 1_000_003 + context.collective.rank)
         self._train_steps = 0
@@ -66,19 +70,27 @@ class DreamerTrainable:
         noise = draw_noise(acting, config, shape, self._device, self._generator)
         for optimizer in self._optimizers.values():
             optimizer.zero_grad()
-        loss, posterior, metrics = self._loss(batch, noise)
-        loss.backward()  # type: ignore[no-untyped-call]
-        priorities = self._surprise(posterior) if config.selector.prioritized else None
+        num_parts = self._context.micro_batches
+        parts = zip(batch.split(num_parts), noise.split(num_parts), strict=True)
+        output = join_outputs([self._accumulate(*part) for part in parts])
+        metrics = dict(output.metrics)
         for name, optimizer in self._optimizers.items():
             metrics |= {f"{name}_{key}": value for key, value in optimizer.step().items()}
         self._train_steps += 1
         if self._train_steps % config.behavior.slow_every == 0:
             self.model.update_slow_critic(config.behavior.slow_rate)
+        return None, replace(output, metrics=metrics)
+
+    def _accumulate(self, batch: TensorBatch, noise: Noise) -> TrainOutput:
+        """Adds a part's share of the batch's gradient."""
+        loss, posterior, metrics = self._loss(batch, noise)
+        (loss / self._context.micro_batches).backward()  # type: ignore[no-untyped-call]
         update = {
             DETER: posterior.deter.detach().to(torch.float16),
-            STOCH: acting.rssm.latent.to_replay(posterior.stoch.detach()),
+            STOCH: self.model.acting.rssm.latent.to_replay(posterior.stoch.detach()),
         }
-        return None, TrainOutput(metrics=metrics, update=update, priorities=priorities)
+        priorities = self._surprise(posterior) if self.config.selector.prioritized else None
+        return TrainOutput(metrics=metrics, update=update, priorities=priorities)
 
     def _loss(
         self, batch: TensorBatch, noise: Noise

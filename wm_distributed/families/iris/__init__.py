@@ -95,4 +95,5 @@ FAMILY = FamilySpec(
     build_simulator=_build_simulator,
     check=_check,
     has_parts=True,
+    splits_batches=True,
 )

@@ -27,6 +27,7 @@ from wm_distributed.families.iris.steps import seed_from, to_pixels, transitions
 from wm_distributed.families.iris.tokenizer import tokenizer_losses
 from wm_distributed.families.iris.transformer import matrices
 from wm_distributed.families.iris.world_model import world_model_losses
+from wm_distributed.micro_batches import join_outputs
 from wm_distributed.nets.loading import load_model
 from wm_distributed.nets.optim import FlatOptimizer
 from wm_distributed.types import Array, TensorBatch
@@ -66,6 +67,7 @@ class IrisTrainable:
             WORLD_MODEL: self._world_model,
             ACTOR_CRITIC: self._actor_critic,
         }
+        self._quantized: list[tuple[Tensor, Tensor]] = []  # vectors and tokens, by micro-batch
         self._generator = torch.Generator(self._device)
         self._generator.manual_seed(context.seed * 1_000_003 + context.collective.rank)
 
@@ -94,32 +96,35 @@ class IrisTrainable:
         optimizer, begun = self._optimizers[phase], time.perf_counter()
         optimizer.zero_grad()
         with self._own_random_numbers():
-            with torch.autocast(
-                self._device.type,
-                torch.bfloat16,
-                enabled=self._context.precision == "bfloat16",
-            ):
-                terms, figures = self._losses[phase](batch)
-            loss = torch.stack(list(terms.values())).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-        metrics = {
-            **figures,
-            **{f"loss_{name}": term.detach() for name, term in terms.items()},
-            **optimizer.step(),
-            "loss": loss.detach(),
-            "step_seconds": time.perf_counter() - begun,
-        }
+            if phase == ACTOR_CRITIC:
+                self._follow_frames(batch)
+            parts = batch.split(self._context.micro_batches)
+            output = join_outputs([self._accumulate(phase, part) for part in parts])
+            self._follow_vectors()
+        metrics = {**output.metrics, **optimizer.step()}
+        metrics["step_seconds"] = time.perf_counter() - begun
         return None, TrainOutput({f"{phase}_{name}": value for name, value in metrics.items()})
+
+    def _accumulate(self, phase: str, batch: TensorBatch) -> TrainOutput:
+        """Adds a part's share of the batch's gradient."""
+        with torch.autocast(
+            self._device.type,
+            torch.bfloat16,
+            enabled=self._context.precision == "bfloat16",
+        ):
+            terms, figures = self._losses[phase](batch)
+        loss = torch.stack(list(terms.values())).sum()
+        (loss / self._context.micro_batches).backward()  # type: ignore[no-untyped-call]
+        named = {f"loss_{name}": term.detach() for name, term in terms.items()}
+        return TrainOutput({**figures, **named, "loss": loss.detach()})
 
     def _tokenizer(self, batch: TensorBatch) -> _Losses:
         tokenizer = self.model.acting.tokenizer
         pixels = to_pixels(self._images(batch).flatten(0, 1))
         reconstruction = tokenizer(pixels)
         if self.config.tokenizer.codebook == "ema":
-            tokenizer.codebook.follow(
-                reconstruction.vectors.detach(),
-                reconstruction.quantized.tokens,
-                self._context.collective,
+            self._quantized.append(
+                (reconstruction.vectors.detach(), reconstruction.quantized.tokens)
             )
         return tokenizer_losses(
             tokenizer, pixels, reconstruction, self.config.tokenizer.pixel_loss, self._perceptual
@@ -134,17 +139,29 @@ class IrisTrainable:
         return losses
 
     def _actor_critic(self, batch: TensorBatch) -> _Losses:
-        if (standardize := self.model.acting.actor.standardize) is not None:
-            standardize.follow(
-                to_pixels(self._images(batch).flatten(0, 1)), self._context.collective
-            )
         begun = time.perf_counter()
         trajectory = imagine(self.model, self.config, batch, self._generator)
         seconds = time.perf_counter() - begun  # on a GPU: until the last kernel is launched
         losses, figures = actor_critic_losses(self.config.actor_critic, trajectory)
-        frames = trajectory.action.numel()
-        speed = {"imagined_frames_per_second": frames / seconds, "imagination_seconds": seconds}
+        speed = {
+            "imagined_frames_per_second": trajectory.action.numel() / seconds,
+            "imagination_seconds": seconds * self._context.micro_batches,  # of the whole step
+        }
         return losses, figures | speed
+
+    def _follow_frames(self, batch: TensorBatch) -> None:
+        """Lets the actor's standardisation take a whole batch into account."""
+        if (standardize := self.model.acting.actor.standardize) is not None:
+            standardize.follow(
+                to_pixels(self._images(batch).flatten(0, 1)), self._context.collective
+            )
+
+    def _follow_vectors(self) -> None:
+        """Lets a codebook of averages take what a whole batch was quantised from into account."""
+        if self._quantized:
+            vectors, tokens = map(torch.cat, zip(*self._quantized, strict=True))
+            self._quantized.clear()
+            self.model.acting.tokenizer.codebook.follow(vectors, tokens, self._context.collective)
 
     def _images(self, batch: TensorBatch) -> Tensor:
         return batch.obs()[self.model.acting.image_key]

@@ -118,4 +118,5 @@ FAMILY = FamilySpec(
     build_simulator=_build_simulator,
     build_dream=_build_dream,
     check=_check,
+    splits_batches=True,
 )

@@ -23,6 +23,7 @@ from wm_distributed.families.world_models.losses import Terms
 from wm_distributed.families.world_models.model import WorldModel, check_spaces
 from wm_distributed.families.world_models.report import memory_report, vision_report
 from wm_distributed.families.world_models.vision import to_pixels
+from wm_distributed.micro_batches import join_outputs
 from wm_distributed.nets.loading import load_model
 from wm_distributed.nets.optim import FlatOptimizer
 from wm_distributed.types import IS_FIRST, Array, TensorBatch
@@ -68,15 +69,23 @@ class WorldModelsTrainable:
         if phase == ENCODE:
             return None, self._encode(batch)
         self._check_phase(phase)
-        terms, metrics = self._vision(batch) if phase == VISION else self._memory(batch)
-        optimizer = self._optimizers[phase]
+        optimizer, num_parts = self._optimizers[phase], self._context.micro_batches
         optimizer.zero_grad()
+        steps = batch.columns[IS_FIRST][:, batch.context if phase == VISION else 0 :].shape
+        noise = self._normal(*steps).chunk(num_parts)
+        parts = zip(batch.split(num_parts), noise, strict=True)
+        output = join_outputs([self._accumulate(phase, *part) for part in parts])
+        metrics = {**output.metrics, **optimizer.step()}
+        return None, TrainOutput({f"{phase}_{name}": value for name, value in metrics.items()})
+
+    def _accumulate(self, phase: str, batch: TensorBatch, noise: Tensor) -> TrainOutput:
+        """Adds a part's share of the batch's gradient."""
+        losses = self._vision if phase == VISION else self._memory
+        terms, metrics = losses(batch, noise)
         loss = torch.stack(list(terms.values())).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        metrics |= optimizer.step()
-        named = {f"{phase}_loss_{name}": term.detach() for name, term in terms.items()}
-        others = {f"{phase}_{name}": value for name, value in metrics.items()}
-        return None, TrainOutput({**named, **others, f"{phase}_loss": loss.detach()})
+        (loss / self._context.micro_batches).backward()  # type: ignore[no-untyped-call]
+        named = {f"loss_{name}": term.detach() for name, term in terms.items()}
+        return TrainOutput({**named, **metrics, "loss": loss.detach()})
 
     @torch.no_grad()
     def _encode(self, batch: TensorBatch) -> TrainOutput:
@@ -86,16 +95,14 @@ class WorldModelsTrainable:
         columns = (torch.unflatten(column, 0, images.shape[:2]) for column in means)
         return TrainOutput({}, dict(zip((MEAN, LOG_VAR), columns, strict=True)))
 
-    def _vision(self, batch: TensorBatch) -> tuple[Terms, Terms]:
+    def _vision(self, batch: TensorBatch, noise: Tensor) -> tuple[Terms, Terms]:
         trained = batch.obs()[self.model.acting.image_key][:, batch.context :]
         pixels = to_pixels(trained)
-        noise = self._normal(len(pixels))
         low_precision = self._context.precision == "bfloat16"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=low_precision):
-            return losses.vision_losses(self.model, self.config.vision, pixels, noise)
+            return losses.vision_losses(self.model, self.config.vision, pixels, noise.flatten(0, 1))
 
-    def _memory(self, batch: TensorBatch) -> tuple[Terms, Terms]:
-        noise = self._normal(*batch.columns[IS_FIRST].shape)
+    def _memory(self, batch: TensorBatch, noise: Tensor) -> tuple[Terms, Terms]:
         return losses.memory_losses(self.model.acting, self.config.memory, batch, noise)
 
     def _normal(self, *shape: int) -> Tensor:

@@ -92,6 +92,31 @@ def test_two_ranks_stay_equal_and_learn_from_both_halves(
     )
 
 
+def test_micro_batches_train_as_the_whole_batch(
+    env_spaces: EnvSpaces, make_batch: MakeBatch
+) -> None:
+    replayed = replace(debug().model.selector, uniform=0.0, prioritized=1.0)
+    config = replace(debug().model, batch_size=4, batch_length=5, selector=replayed)
+    batch = make_batch(config)
+    whole, parted, half = (
+        DreamerTrainable(config, env_spaces, replace(context(), micro_batches=parts))
+        for parts in (1, 4, 1)
+    )
+    halved = batch.split(2)[0]
+    for _ in range(4):
+        _, expected = whole.train_step("agent", None, batch)
+        _, found = parted.train_step("agent", None, batch)
+        _, other = half.train_step("agent", None, halved)
+        for name, value in expected.metrics.items():
+            assert float(found.metrics[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-4)
+        assert float(other.metrics["loss"]) != pytest.approx(float(expected.metrics["loss"]), 1e-3)
+        torch.testing.assert_close(found.priorities, expected.priorities)
+        for name, update in expected.update.items():
+            assert found.update[name].shape == update.shape
+    ranges = [t.state_dict()["return_scale"]["range"] for t in (whole, parted)]
+    torch.testing.assert_close(*ranges, rtol=1e-3, atol=1e-5)
+
+
 def test_low_precision_computes_nearly_the_same_with_float32_parameters(
     env_spaces: EnvSpaces, config: DreamerConfig, batch: TensorBatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,5 +62,5 @@ def make_batch() -> Callable[..., TensorBatch]:
 
 
 @pytest.fixture
-def build() -> Callable[[IrisConfig], IrisTrainable]:
-    return lambda config: IrisTrainable(config, SPACES, CONTEXT)
+def build() -> Callable[..., IrisTrainable]:
+    return lambda config, **changes: IrisTrainable(config, SPACES, replace(CONTEXT, **changes))

@@ -25,7 +25,7 @@ from wm_distributed.families.iris.presets import PRESETS, atari100k
 from wm_distributed.families.iris.trainable import IrisTrainable
 from wm_distributed.types import TensorBatch
 
-Build = Callable[[IrisConfig], IrisTrainable]
+Build = Callable[..., IrisTrainable]
 MakeBatch = Callable[..., TensorBatch]
 PARTS = {TOKENIZER: "acting.tokenizer", WORLD_MODEL: "world_model", ACTOR_CRITIC: "acting.actor"}
 
@@ -41,6 +41,41 @@ def test_a_phase_trains_its_own_part_and_no_other(
     own = (PARTS[phase], "value") if phase == ACTOR_CRITIC else (PARTS[phase],)
     assert moved
     assert all(name.startswith(own) for name in moved)
+
+
+@pytest.mark.parametrize("phase", [TOKENIZER, WORLD_MODEL])
+def test_micro_batches_train_as_the_whole_batch(
+    phase: str, config: IrisConfig, build: Build, make_batch: MakeBatch
+) -> None:
+    tokenizer = replace(config.tokenizer, codebook="ema", ema_decay=0.5)
+    still = replace(config.world_model, dropout=0.0)
+    config = replace(config, tokenizer=tokenizer, world_model=still)
+    batch = make_batch(config, phase, 4)
+    for name in ("is_first", "is_last"):  # so that every part has as many transitions to predict
+        batch.columns[name].fill_(False)
+    whole, parted = build(config), build(config, micro_batches=4)
+    for _ in range(3):
+        expected = whole.train_step(phase, None, batch)[1].metrics
+        found = parted.train_step(phase, None, batch)[1].metrics
+        for figure in ("loss", "grad_norm"):
+            value = float(expected[f"{phase}_{figure}"])
+            assert float(found[f"{phase}_{figure}"]) == pytest.approx(value, rel=1e-3)
+    codebooks = [t.model.acting.tokenizer.codebook for t in (whole, parted)]
+    torch.testing.assert_close(codebooks[0].counts, codebooks[1].counts)
+    torch.testing.assert_close(codebooks[0].codes, codebooks[1].codes, rtol=1e-3, atol=1e-4)
+
+
+def test_frames_are_standardised_once_for_all_micro_batches(
+    config: IrisConfig, build: Build, make_batch: MakeBatch
+) -> None:
+    config = replace(config, actor_critic=replace(config.actor_critic, standardize=True))
+    batch = make_batch(config, ACTOR_CRITIC, 4)
+    whole, parted = build(config), build(config, micro_batches=2)
+    for trainable in (whole, parted):
+        trainable.train_step(ACTOR_CRITIC, None, batch)
+    seen = [dict(t.model.acting.actor.standardize.named_buffers()) for t in (whole, parted)]
+    assert seen[0].keys() == seen[1].keys()
+    assert all(torch.equal(value, seen[1][name]) for name, value in seen[0].items())
 
 
 @pytest.mark.parametrize("phase", PARTS)

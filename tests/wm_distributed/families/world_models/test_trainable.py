@@ -61,6 +61,23 @@ def test_a_phase_trains_every_parameter_of_its_own_and_no_other(
     assert {name.split("_")[0] for name in output.metrics} == {phase}
 
 
+@pytest.mark.parametrize("phase", ["vision", "memory"])
+def test_micro_batches_train_as_the_whole_batch(
+    small: WorldModelsConfig, car_spaces: EnvSpaces, context: TrainContext, make_batch, phase: str
+) -> None:
+    batch = make_batch(4, 1) if phase == "vision" else make_batch(4, 7, context=1, images=False)
+    whole, parted = (
+        WorldModelsTrainable(small, car_spaces, dataclasses.replace(context, micro_batches=parts))
+        for parts in (1, 4)
+    )
+    for _ in range(3):
+        _, expected = whole.train_step(phase, None, batch)
+        _, found = parted.train_step(phase, None, batch)
+        assert found.metrics.keys() == expected.metrics.keys()
+        for name, value in expected.metrics.items():
+            assert found.metrics[name].item() == pytest.approx(value.item(), rel=1e-3), name
+
+
 def test_the_learning_rates_and_the_clipping_are_the_papers() -> None:
     config = WorldModelsConfig()
     assert (config.vision.optim.lr, config.vision.optim.clip_value) == (1e-4, None)
