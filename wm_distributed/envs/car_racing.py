@@ -8,10 +8,9 @@ what lies in view. At 96×96 the pictures differ from Gymnasium's by rounding at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pygame
@@ -32,7 +31,12 @@ _GRASS = np.stack(
     ]
 )
 _RADIUS = car_racing.GRASS_DIM / math.sqrt(2)  # no shape reaches farther from its centre
-_WHEEL = car_dynamics.SIZE * np.array([car_dynamics.WHEEL_W, car_dynamics.WHEEL_R])
+_WHEEL = car_dynamics.SIZE * car_dynamics.WHEEL_W, car_dynamics.SIZE * car_dynamics.WHEEL_R
+_FARTHEST = math.hypot(0.5 * car_racing.WINDOW_W, 0.75 * car_racing.WINDOW_H)
+"""From the car to the farthest corner of the picture, times the zoom."""
+_MARGIN = 20.0
+"""How far the car drives before the track is looked over again."""
+Point = tuple[float, float]
 
 
 class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
@@ -103,6 +107,7 @@ class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
             (body, [int(part * 255) for part in body.color], _shapes(body))
             for body in self.car.drawlist
         ]
+        self._listed_at: tuple[float, ...] | None = None
 
     def _picture(self) -> Array:
         """What a policy sees, ``uint8 (size, size, 3)``."""
@@ -110,60 +115,112 @@ class CarRacing(car_racing.CarRacing):  # type: ignore[misc]
         # Gymnasium draws nearer during the first second.
         zoom = 0.1 * max(1 - self.t, 0) + car_racing.ZOOM * min(self.t, 1)
         zoom *= car_racing.SCALE
-        position = np.array(self.car.hull.position)
         stretch = self._side / _WINDOW
+        x, y = self.car.hull.position
         # The car drives upwards, in the middle of the picture and a quarter above its bottom.
-        turn = _rotation(-self.car.hull.angle) * (zoom * stretch * (1, -1))
-        car_at = self._side * np.array([0.5, 0.75])
-
-        def view(points: Array) -> Array:
-            """Where points ``(…, 2)`` of the world are on the canvas."""
-            seen: Array = (points - position) @ turn + car_at
-            return seen
-
-        canvas.fill(0)
-        _polygon(canvas, self.bg_color, view(_FIELD).tolist())
-        centres, reach = view(self._centres), _RADIUS * zoom * stretch
-        near = np.flatnonzero(((centres > -reach) & (centres < self._side + reach)).all(axis=1))
-        for index, corners in zip(near, view(self._ground[near]).tolist(), strict=True):
-            _polygon(canvas, self._ground_colours[index], corners)
+        car_at = 0.5 * self._side, 0.75 * self._side
+        view = _Map.of_camera(x, y, self.car.hull.angle, zoom * stretch, car_at)
+        self._draw_ground(view, x, y, zoom)
         self._draw_car(view)
         self._render_indicators(self._side, self._side)
         text = _text(f"{self.reward:04.0f}", *stretch)
         canvas.blit(text, text.get_rect(center=(0.06 * self._side, 0.9375 * self._side)))
         small = pygame.transform.smoothscale(canvas, (self._size, self._size))
-        picture: Array = pygame.surfarray.array3d(small).swapaxes(0, 1)
-        return picture
+        pixels = np.frombuffer(pygame.image.tobytes(small, "RGB"), np.uint8)
+        return pixels.reshape(self._size, self._size, 3)
 
-    def _draw_car(self, view: Callable[[Array], Array]) -> None:
-        parts = []
+    def _draw_ground(self, view: _Map, x: float, y: float, zoom: float) -> None:
+        canvas, in_view = self._canvas, _FARTHEST / zoom
+        if max(abs(x), abs(y)) + in_view < car_racing.PLAYFIELD:
+            canvas.fill(tuple(map(int, self.bg_color)))
+        else:
+            canvas.fill(0)
+            _polygon(canvas, self.bg_color, view.of_array(_FIELD).tolist())
+        self._list_near(x, y, in_view)
+        centres = view.of_array(self._centres[self._listed])
+        reach = _RADIUS * zoom * self._side / _WINDOW
+        shown = ((centres > -reach) & (centres < self._side + reach)).all(axis=1)
+        near = self._listed[shown]
+        for index, corners in zip(near, view.of_array(self._ground[near]).tolist(), strict=True):
+            _polygon(canvas, self._ground_colours[index], corners)
+
+    def _list_near(self, x: float, y: float, in_view: float) -> None:
+        """Looks over the whole track for what may be in view, once in a while."""
+        listed = self._listed_at
+        if listed and listed[2] == in_view and math.dist(listed[:2], (x, y)) < _MARGIN:
+            return
+        self._listed_at = x, y, in_view
+        distance = np.hypot(*(self._centres - (x, y)).T)
+        self._listed = np.flatnonzero(distance < in_view + _RADIUS + _MARGIN)
+
+    def _draw_car(self, view: _Map) -> None:
         for body, colour, shapes in self._bodies:
-            turn, position = _rotation(body.angle), np.array(body.position)
-            parts += [(colour, shape @ turn + position) for shape in shapes]
+            x, y = body.position
+            of_body = view.of_body(x, y, body.angle)
+            for shape in shapes:
+                _polygon(self._canvas, colour, of_body(shape))
             tread = _tread(body.phase) if body is not self.car.hull else None
             if tread is not None:
-                parts.append((car_dynamics.WHEEL_WHITE, tread @ turn + position))
-        corners = iter(view(np.concatenate([points for _, points in parts])).tolist())
-        for colour, points in parts:
-            _polygon(self._canvas, colour, list(islice(corners, len(points))))
+                _polygon(self._canvas, car_dynamics.WHEEL_WHITE, of_body(tread))
 
 
-def _shapes(body: Any) -> list[Array]:
-    """The polygons ``(V, 2)`` of a body, as it lies at the origin."""
-    return [np.array(fixture.shape.vertices) for fixture in body.fixtures]
+class _Map(NamedTuple):
+    """An affine map of the plane: ``(x, y)`` becomes ``(a x + c y + e, b x + d y + f)``."""
+
+    a: float
+    b: float
+    c: float
+    d: float
+    e: float
+    f: float
+
+    @classmethod
+    def of_camera(
+        cls, x: float, y: float, angle: float, scale: Array, at: tuple[float, float]
+    ) -> _Map:
+        """From the world to a picture in which a point is ``at``, and a direction is upwards."""
+        cos, sin = math.cos(angle), math.sin(angle)
+        (right, up), (column, row) = scale.tolist(), at
+        a, b, c, d = cos * right, sin * up, sin * right, -cos * up
+        return cls(a, b, c, d, column - a * x - c * y, row - b * x - d * y)
+
+    def of_body(self, x: float, y: float, angle: float) -> _Map:
+        """From a body that lies at a point and is turned, through the world, on as this map."""
+        cos, sin = math.cos(angle), math.sin(angle)
+        a, b, c, d, e, f = self
+        return _Map(
+            a * cos + c * sin,
+            b * cos + d * sin,
+            c * cos - a * sin,
+            d * cos - b * sin,
+            a * x + c * y + e,
+            b * x + d * y + f,
+        )
+
+    def __call__(self, points: Iterable[Point]) -> list[Point]:
+        """The points one by one: quicker than :meth:`of_array` for a few."""
+        a, b, c, d, e, f = self
+        return [(a * x + c * y + e, b * x + d * y + f) for x, y in points]
+
+    def of_array(self, points: Array) -> Array:
+        """Points ``(…, 2)``."""
+        a, b, c, d, e, f = self
+        mapped: Array = points @ np.array([[a, b], [c, d]]) + (e, f)
+        return mapped
 
 
-def _polygon(canvas: pygame.Surface, colour: Iterable[float], corners: list[list[float]]) -> None:
+def _shapes(body: Any) -> list[list[Point]]:
+    """The polygons of a body, as it lies at the origin."""
+    return [list(fixture.shape.vertices) for fixture in body.fixtures]
+
+
+def _polygon(
+    canvas: pygame.Surface, colour: Iterable[float], corners: Sequence[Sequence[float]]
+) -> None:
     pygame.draw.polygon(canvas, tuple(map(int, colour)), corners)
 
 
-def _rotation(angle: float) -> Array:
-    """Matrix that turns rows of points when they are multiplied by it."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    return np.array([[cos, sin], [-sin, cos]])
-
-
-def _tread(phase: float) -> Array | None:
+def _tread(phase: float) -> list[Point] | None:
     """The bright stripe of a wheel that has turned by ``phase``, if it is on the upper side."""
     sines = math.sin(phase), math.sin(phase + 1.2)
     if min(sines) > 0:
@@ -172,8 +229,9 @@ def _tread(phase: float) -> Array | None:
         math.copysign(1.0, math.cos(angle)) if sine > 0 else math.cos(angle)
         for sine, angle in zip(sines, (phase, phase + 1.2), strict=True)
     )
-    stripe: Array = _WHEEL * np.array([[-1, first], [1, first], [1, last], [-1, last]])
-    return stripe
+    width, radius = _WHEEL
+    near, far = radius * first, radius * last
+    return [(-width, near), (width, near), (width, far), (-width, far)]
 
 
 @lru_cache(maxsize=2048)
