@@ -306,8 +306,6 @@ class Learner:
         if self._collective.rank == 0:
             set_random_state(state["random"])
 
-    # ---------------------------------------------------------------------------- the parts
-
     def _train(self, item: Sampled) -> None:
         refuse_unswept(item.oldest_latents, self._swept_version, self.phase)
         self._newest = self.phase, item.batch
@@ -366,6 +364,7 @@ class Learner:
     def _publish(self, *, again: bool = True) -> None:
         self._window.refuse_divergence(self._train_steps)
         self._publisher.publish(self._train_steps, again=again)
+        self._collective.meet()  # before anybody waits for a batch that needs these weights
 
     def _read_metrics(self, batch: TensorBatch) -> None:
         """Reads the window's means, and how old the newest batch's data are, in versions."""

@@ -335,6 +335,7 @@ class TrainContext:
         seed: Seed of the model's initialisation (equal on all ranks).
         collective: The group of data-parallel ranks.
         micro_batches: Equal parts in which a batch is passed through, see ``micro_batches.py``.
+        sharded: Whether each rank keeps only a part of the model, see ``nets/sharding.py``.
     """
 
     device: str
@@ -343,6 +344,7 @@ class TrainContext:
     seed: int
     collective: Collective
     micro_batches: int = 1
+    sharded: bool = False
 
 
 BuildDream = Callable[
@@ -377,8 +379,8 @@ class FamilySpec:
             prioritized share is refused.
         has_parts: Whether its trainables are :class:`PartedTrainable`; where they are not, several
             learner groups are refused.
-        splits_batches: Whether its train steps pass through a batch in micro-batches; where they do
-            not, more than one is refused.
+        splits_batches: Whether its train steps pass through batches in micro-batches, if asked to.
+        can_be_sharded: Whether its trainables keep a part of the model on each rank, if asked to.
     """
 
     name: str
@@ -395,3 +397,4 @@ class FamilySpec:
     gives_priorities: bool = False
     has_parts: bool = False
     splits_batches: bool = False
+    can_be_sharded: bool = False

@@ -6,9 +6,14 @@ group itself is made by ``learners/process_group.py``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class Collective:
@@ -19,6 +24,16 @@ class Collective:
         self._group = group
         self.rank = 0 if group is None else dist.get_rank(group)
         self.world_size = 1 if group is None else dist.get_world_size(group)
+
+    def mesh(self, device_type: str) -> DeviceMesh:
+        """The ranks as torch's sharded tensors know them."""
+        from torch.distributed.device_mesh import DeviceMesh
+
+        assert self._group is not None, "a single rank has nobody to share with"
+        return DeviceMesh.from_group(self._group, device_type)
+
+    def meet(self) -> None:
+        """Waits for rank 0 where ranks share a model (``learners/sharded.py``), else for nobody."""
 
     def mean_(self, tensor: Tensor) -> Tensor:
         """Replaces ``tensor`` by its mean over ranks, in place, and returns it."""

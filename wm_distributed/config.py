@@ -140,6 +140,9 @@ class LearnerConfig:
     """Phases that are trained at the same time, each group by num_ranks processes of its own, such
     as tokenizer world_model+actor_critic; empty: all in turn. The group of the last phase gives
     actors their weights, and its train steps are the run's."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """fsdp: each of num_ranks keeps only its part of parameters and optimiser state, and they are
+    gathered for every pass, so that larger models fit; none: each keeps all."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
     micro_batches: Count = 1

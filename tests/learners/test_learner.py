@@ -128,6 +128,21 @@ def test_weights_are_published_at_the_start_then_every_so_many_steps_and_at_the_
     assert learner.stats()["learner/publish_bytes"] == 10
 
 
+def test_ranks_meet_after_each_publication_so_that_none_waits_for_what_it_brings() -> None:
+    class Meeting(Collective):
+        def meet(self) -> None:
+            met.append(len(sink.published))
+
+    met: list[int] = []
+    sink = FakeWeights()
+    learner = make(Recorder(), sink=sink, collective=Meeting())
+    learner.start()
+    for _ in range(3):
+        learner.step()
+    learner.finish()
+    assert met == [1, 2, 2]
+
+
 def test_weights_already_published_are_not_published_again_at_the_end() -> None:
     sink = FakeWeights()
     learner = make(Recorder(), sink=sink)

@@ -299,6 +299,10 @@ class Plan:
             read_timeout_seconds=config.gateway.read_timeout_seconds,
         )
 
+    def shards(self, collective: Collective) -> bool:
+        """Whether each rank keeps a part of the model; one that is alone keeps all of it."""
+        return self.config.learner.sharding == "fsdp" and collective.world_size > 1
+
     def build_trainable(self, device: str, collective: Collective) -> Trainable:
         """Makes an untrained model, equal on all ranks."""
         build = self.family.build_trainable
@@ -314,6 +318,7 @@ class Plan:
             seed=self.config.seed,
             collective=collective,
             micro_batches=learner.micro_batches,
+            sharded=self.shards(collective),
         )
         return build(self.config.model, self.spaces, context)
 

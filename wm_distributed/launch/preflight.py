@@ -39,6 +39,7 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
     _check_model(family, config)
     _check_phases(family, config)
     _check_groups(family, config)
+    _check_sharding(family, config.learner)
     _check_gateway(family, config)
     spaces = _try_environment(config)
     if family.check is not None:
@@ -132,6 +133,21 @@ def _check_groups(family: FamilySpec, config: RunConfig[Any]) -> None:
         raise ConfigError(
             f"learner.groups {' '.join(groups)}: the inline runtime has one process; use "
             "--runtime ray, or leave it empty"
+        )
+
+
+def _check_sharding(family: FamilySpec, learner: LearnerConfig) -> None:
+    if learner.sharding == "none":
+        return
+    if not family.can_be_sharded:
+        raise ConfigError(
+            f"learner.sharding is {learner.sharding}, but family {family.name!r} keeps its whole "
+            "model on each rank: set it to none"
+        )
+    if learner.num_ranks == 1 or learner.compile:
+        raise ConfigError(
+            f"learner.sharding {learner.sharding} needs two ranks or more, not compiled; got "
+            f"learner.num_ranks {learner.num_ranks} and learner.compile {learner.compile}"
         )
 
 

@@ -31,6 +31,8 @@ from wm_distributed.types import Weights
 
 if TYPE_CHECKING:
     from learners.learner import Learner
+    from learners.sharded import ShardedTrainable
+    from wm_distributed.checkpoint import Checkpointer
     from wm_distributed.collective import Collective
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,8 @@ class LearnerWorker:
         if self._num_groups > 1:
             self._exchange = RayPartsExchange(services.server, group)
         self._learner: Learner | None = None
+        self._sharded: ShardedTrainable | None = None
+        self._final: Learner | None = None
         self._began_at = 0
         self._finished = False
         self._counts: Mapping[str, int] = {}
@@ -141,6 +145,10 @@ class LearnerWorker:
         learner.run(self._stop.is_set)
         learner.finish()
         self._finished = learner.finished
+        if self._sharded is not None:
+            if self._rank == 0:
+                self._final = self._whole(learner)
+            self._sharded.meet()
         leave_group()
 
     @ray.method(concurrency_group="watch")
@@ -164,7 +172,8 @@ class LearnerWorker:
     def final(self, which: Literal["newest", "best"]) -> tuple[Weights, Report | None]:
         """The weights to judge the run by, and the last report; for after ``run``."""
         assert self._learner is not None
-        return self._learner.final_weights(which), self._learner.take_report()
+        final = self._final or self._learner
+        return final.final_weights(which), self._learner.take_report()
 
     @ray.method(concurrency_group="watch")
     def publish_again(self) -> None:
@@ -226,19 +235,7 @@ class LearnerWorker:
 
     def _build(self, collective: Collective) -> Learner:
         plan = self._plan
-        trainable = plan.build_trainable(self._device, collective)
-        checkpoints = open_checkpoints(plan, trainable, self._read_counts, self._group)
-        learner = plan.build_learner(
-            trainable,
-            self._make_reader,
-            device=self._device,
-            collective=collective,
-            sink=self._sink,
-            checkpointer=checkpoints if self._rank == 0 else None,
-            prefetch=True,
-            group=self._group,
-            exchange=self._exchange,
-        )
+        learner, checkpoints = self._assemble(self._device, collective)
         number = self._group * plan.config.learner.num_ranks + self._rank
         if self._begin == "resume" or (self._begin == "newest if any" and checkpoints.exists()):
             checkpoint = checkpoints.load()
@@ -249,6 +246,37 @@ class LearnerWorker:
             seed_rank(plan.config.seed, number, 0)
         self._began_at = learner.train_steps
         return learner
+
+    def _assemble(self, device: str, collective: Collective) -> tuple[Learner, Checkpointer]:
+        """An untrained learner, and the checkpoints that fit it."""
+        from learners.sharded import ShardedTrainable
+
+        plan = self._plan
+        trainable = plan.build_trainable(device, collective)
+        checkpoints = open_checkpoints(plan, trainable, self._read_counts, self._group)
+        if plan.shards(collective):
+            trainable = self._sharded = ShardedTrainable(trainable, collective)
+            collective = trainable.collective
+        learner = plan.build_learner(
+            trainable,
+            self._make_reader,
+            device=device,
+            collective=collective,
+            sink=self._sink,
+            checkpointer=checkpoints if self._rank == 0 else None,
+            prefetch=True,
+            group=self._group,
+            exchange=self._exchange,
+        )
+        return learner, checkpoints
+
+    def _whole(self, learner: Learner) -> Learner:
+        """A sharded learner without shards, in the memory of the CPU: it needs no other rank."""
+        from wm_distributed.collective import Collective
+
+        whole, _ = self._assemble("cpu", Collective())
+        whole.load_state_dict(learner.state_dict())
+        return whole
 
     def _await_collection(self) -> None:
         """Waits, however long, until what a pipeline trains on is in replay."""

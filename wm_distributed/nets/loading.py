@@ -9,6 +9,7 @@ from torch import nn
 
 from wm_distributed.errors import CheckpointError
 from wm_distributed.fit import misfits, shapes
+from wm_distributed.nets.sharding import load_full_state
 
 
 def load_model(model: nn.Module, state: Mapping[str, Any], family: str) -> None:
@@ -28,4 +29,4 @@ def load_model(model: nn.Module, state: Mapping[str, Any], family: str) -> None:
             f"checkpoint of another size: {misfits(loaded, own)}; use the configuration and "
             "environment that it was saved with"
         )
-    model.load_state_dict(loaded)
+    load_full_state(model, loaded)

@@ -7,7 +7,7 @@ nothing waits for the device, so that a step can be captured in a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,8 @@ class FlatOptimizer:
         self._params += undecayed
         self.flat = torch.cat([param.detach().flatten() for param in self._params])
         self.grad = torch.zeros_like(self.flat)
-        self._param_views = _views(self.flat, self._params)
-        self._grad_views = _views(self.grad, self._params)
+        self._param_views = views_of(self.flat, self._params)
+        self._grad_views = views_of(self.grad, self._params)
         for param, view, grad in zip(
             self._params, self._param_views, self._grad_views, strict=True
         ):
@@ -74,8 +74,8 @@ class FlatOptimizer:
         Returns:
             The norms of the gradient before clipping and of the update.
         """
-        grad = self._collective.mean_(self.grad)
-        grad_norm = torch.linalg.vector_norm(grad)
+        self._average_gradients()
+        grad_norm = self._norms([self.grad])[0]
         self._clip(grad_norm)
         before = self._step.clone()
         self._step += 1
@@ -85,7 +85,14 @@ class FlatOptimizer:
             self._decayed.mul_(1.0 - lr * self._config.weight_decay)
         update.mul_(lr)
         self.flat.sub_(update)
-        return {"grad_norm": grad_norm, "update_norm": torch.linalg.vector_norm(update)}
+        return {"grad_norm": grad_norm, "update_norm": self._norms([update])[0]}
+
+    def _average_gradients(self) -> None:
+        self._collective.mean_(self.grad)
+
+    def _norms(self, tensors: list[Tensor]) -> Tensor:
+        """Euclidean norms ``(len(tensors),)``."""
+        return torch.stack(torch._foreach_norm(tensors))
 
     def _learning_rate(self, step: Tensor) -> Tensor:
         """The rate after ``step`` updates, a scalar."""
@@ -98,10 +105,9 @@ class FlatOptimizer:
 
     def _clip(self, grad_norm: Tensor) -> None:
         if self._config.agc is not None:
-            limits = torch.stack(torch._foreach_norm(self._param_views))
+            limits = self._norms(self._param_views)
             limits = self._config.agc * limits.clamp_min(_MIN_PARAM_NORM)
-            norms = torch.stack(torch._foreach_norm(self._grad_views))
-            factors = 1.0 / (norms / limits).clamp_min(1.0)
+            factors = 1.0 / (self._norms(self._grad_views) / limits).clamp_min(1.0)
             torch._foreach_mul_(self._grad_views, list(factors.unbind()))
         if self._config.clip_norm is not None:
             self.grad.mul_((self._config.clip_norm / (grad_norm + 1e-6)).clamp_max(1.0))
@@ -137,6 +143,7 @@ class FlatOptimizer:
             tensor.copy_(state[name])
 
 
-def _views(flat: Tensor, params: list[nn.Parameter]) -> list[Tensor]:
+def views_of(flat: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """The parts of a flat buffer that belong to each of some tensors, in their shapes."""
     parts = torch.split(flat, [param.numel() for param in params])
     return [part.view(param.shape) for part, param in zip(parts, params, strict=True)]

@@ -165,6 +165,20 @@ def test_micro_batches_of_a_family_that_cannot_split_are_refused(
         preflight(changed(learner={"micro_batches": 2}), tmp_path)
 
 
+def test_sharding_that_cannot_be_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(learner={"sharding": "fsdp"})
+    message = "sharding is fsdp, but family 'counting' keeps its whole model on each rank"
+    with pytest.raises(ConfigError, match=message):
+        preflight(config, tmp_path)
+    dividing = dataclasses.replace(COUNTING_FAMILY, can_be_sharded=True)
+    monkeypatch.setattr("wm_distributed.launch.preflight.load_family", lambda name: dividing)
+    message = r"needs two ranks or more, not compiled; got learner\.num_ranks 1 and"
+    with pytest.raises(ConfigError, match=message):
+        preflight(config, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("groups", "kind", "message"),
     [

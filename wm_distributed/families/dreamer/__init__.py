@@ -71,4 +71,5 @@ FAMILY = FamilySpec(
     check=_check,
     gives_priorities=True,
     splits_batches=True,
+    can_be_sharded=True,
 )

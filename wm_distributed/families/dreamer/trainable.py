@@ -25,7 +25,7 @@ from wm_distributed.families.dreamer.rssm import Posterior
 from wm_distributed.micro_batches import join_outputs
 from wm_distributed.nets.config import OptimConfig
 from wm_distributed.nets.loading import load_model
-from wm_distributed.nets.optim import FlatOptimizer
+from wm_distributed.nets.sharding import full_state, gathered, make_optimizer, shard_losses
 from wm_distributed.ops.normalize import PercentileScale
 from wm_distributed.types import IS_FIRST, Array, TensorBatch
 from wm_distributed.weights import pack_weights
@@ -49,8 +49,9 @@ class DreamerTrainable:
             self.model = DreamerModel(config, env_spaces).to(self._device)
         if context.compile:
             self.model.compile_parts()
+        self._losses = shard_losses(self.model, self._loss, context)
         self._optimizers = {
-            name: FlatOptimizer(params, optim, context.collective)
+            name: make_optimizer(params, optim, context)
             for name, (params, optim) in _parameter_groups(self.model, config).items()
         }
         self._return_scale = PercentileScale(
@@ -83,13 +84,13 @@ class DreamerTrainable:
 
     def _accumulate(self, batch: TensorBatch, noise: Noise) -> TrainOutput:
         """Adds a part's share of the batch's gradient."""
-        loss, posterior, metrics = self._loss(batch, noise)
-        (loss / self._context.micro_batches).backward()  # type: ignore[no-untyped-call]
+        loss, posterior, metrics = self._losses(batch, noise)
+        priorities = self._surprise(posterior) if self.config.selector.prioritized else None
+        (loss / self._context.micro_batches).backward()
         update = {
             DETER: posterior.deter.detach().to(torch.float16),
             STOCH: self.model.acting.rssm.latent.to_replay(posterior.stoch.detach()),
         }
-        priorities = self._surprise(posterior) if self.config.selector.prioritized else None
         return TrainOutput(metrics=metrics, update=update, priorities=priorities)
 
     def _loss(
@@ -126,16 +127,17 @@ class DreamerTrainable:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=low_precision)
 
     def report(self, phase: str, batch: TensorBatch) -> Report:
-        return open_loop_report(self.model, self.config, batch)
+        with gathered(self._losses):
+            return open_loop_report(self.model, self.config, batch)
 
     def policy_weights(self) -> Array:
-        return pack_weights(self.model.acting.state_dict())
+        return pack_weights(full_state(self.model.acting))
 
     def state_dict(self) -> dict[str, Any]:
         optimizers = self._optimizers.items()
         return {
             "family": "dreamer",
-            "model": self.model.state_dict(),
+            "model": full_state(self.model),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers},
             "return_scale": self._return_scale.state_dict(),
             "generator": self._generator.get_state(),
