@@ -65,9 +65,14 @@ def calibrate(config: RunConfig[Any], seconds: float) -> Figures:
 class _Moment:
     """A status, and what all processes of the run have used until then."""
 
-    def __init__(self, status: RunStatus) -> None:
+    def __init__(self, status: RunStatus, previous: _Moment | None = None) -> None:
         self.status = status
         self.time = time.monotonic()
+        # Not the waits of its batch stream: these pass while it trains.
+        self.learner_waited = 0.0
+        if previous is not None:
+            share = status.metrics.get("learner/wait_share", 0.0)
+            self.learner_waited = previous.learner_waited + share * (self.time - previous.time)
         self.tree_seconds = tree_cpu_seconds(os.getpid())
         self.cpu: Mapping[str, float] = _cpu_by_role(status)
 
@@ -81,9 +86,10 @@ class _Watch:
     def __init__(self, poll: Callable[[], RunStatus]) -> None:
         self._poll = poll
         self._deadline = time.monotonic() + _PATIENCE_SECONDS
+        self._last: _Moment | None = None
 
     def __call__(self, condition: Callable[[_Moment], object]) -> _Moment:
-        while not condition(moment := _Moment(self._poll())):
+        while not condition(moment := self._next()):
             if time.monotonic() > self._deadline:
                 status = moment.status
                 raise ConfigError(
@@ -92,6 +98,10 @@ class _Watch:
                     "faster machine, and take its figures over by --measured"
                 )
         return moment
+
+    def _next(self) -> _Moment:
+        self._last = _Moment(self._poll(), self._last)
+        return self._last
 
 
 def _figures(preset: str, first: _Moment, last: _Moment) -> Figures:
@@ -102,7 +112,7 @@ def _figures(preset: str, first: _Moment, last: _Moment) -> Figures:
 
     cpu = {role: used - first.cpu.get(role, 0.0) for role, used in last.cpu.items()}
     seconds, train_steps = last.time - first.time, last.trained_since(first)
-    waited = grown("learner/ratio_wait_seconds") + grown("learner/data_wait_seconds")
+    waited = last.learner_waited - first.learner_waited
     moved = grown("replay/insert_bytes") + grown("replay/sample_bytes")
     working = sum(cpu.get(role, 0.0) for role in ("actor", "shard", "learner"))
     metrics = last.status.metrics

@@ -4,7 +4,8 @@ Actors, shards and learner ranks take CPU seconds from the cores of their machin
 its link, which all who use them at a time share. What holds them is the replay's own limiter
 (``replay_service/limiter.py``), asked as the inline runtime asks it::
 
-    actor     reserve_insert ─→ a chunk's CPU seconds ─→ (link) ─→ shard's CPU seconds
+    actor     reserve_insert ─→ a chunk's CPU seconds ─→ (link) ─→ shard's CPU seconds,
+              while it goes on, up to so many chunks ahead
     learner   reserve_sample ─→ shard's CPU seconds ─→ (link) ─→ up to `prefetch` batches wait
               batch ─→ train ─→ every publish_every_steps: weights to each machine (link)
 
@@ -14,6 +15,7 @@ Left out: evaluations, checkpoints, reports, and the all-reduce of ranks, which 
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
@@ -30,6 +32,8 @@ _WARM_UP = 0.25
 """Share of the simulated time that is not counted: queues are still filling."""
 _ROUNDS, _TRAIN_STEPS = 20, 60
 """What is simulated: so many chunks of every actor, and at least so many train steps."""
+_INSERTS_IN_FLIGHT = 8
+"""Chunks of an actor that may be unanswered, as in ``replay_service/client.py``."""
 
 Steps = Generator[Event, Any, None]
 
@@ -89,13 +93,17 @@ class _Simulation:
 
     def _act(self, machine: _Machine, actor: int) -> Steps:
         steps, figures = self._workload.chunk_env_steps, self._figures
+        sent: deque[Event] = deque()
         for shard in itertools.count(actor):
             yield from self._reserve(partial(self._limiter.reserve_insert, steps, 0.0))
             begun = self._env.now
             yield machine.cores.use(steps * figures.actor_seconds, 1.0)
+            if len(sent) >= _INSERTS_IN_FLIGHT:
+                yield sent.popleft()
             self._acting += self._env.now - begun
             self._env_steps += steps
-            self._env.process(self._insert(machine, shard % self._workload.num_shards))
+            insert = self._insert(machine, shard % self._workload.num_shards)
+            sent.append(self._env.process(insert))
 
     def _insert(self, machine: _Machine, shard: int) -> Steps:
         size = self._workload.chunk_env_steps * self._figures.step_bytes
@@ -171,7 +179,9 @@ class _Simulation:
         env_steps = workload.chunk_env_steps * workload.num_actors
         train_steps = env_steps * (workload.ratio or 0.0) / max(1.0, workload.trained_steps)
         train_seconds = max(figures.train_cpu_seconds, figures.train_seconds)
-        round_seconds = env_steps * figures.actor_seconds + train_steps * train_seconds
+        link = self._cluster.gbit * 1e9 / 8
+        insert_seconds = env_steps * (figures.actor_seconds + figures.step_bytes / link)
+        round_seconds = insert_seconds + train_steps * train_seconds
         return _ROUNDS * round_seconds + _TRAIN_STEPS * train_seconds
 
     def _counts(self) -> list[float]:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -44,19 +45,26 @@ def moment(
     return now
 
 
+def test_only_the_time_without_a_batch_is_no_training() -> None:
+    first = moment(100.0, 0.0, {}, 0)
+    then = _Moment(replace(first.status, metrics={"learner/wait_share": 0.25}), first)
+    assert then.learner_waited == pytest.approx(0.25 * (then.time - 100.0))
+
+
 def test_figures_are_costs_between_two_moments() -> None:
     first = moment(
         100.0, 50.0, {"actor": 5, "shard": 1, "learner": 20, "server": 3}, 10,
         actor_env_steps=1_000, replay_insert_bytes=1e6, replay_sample_bytes=0,
-        replay_sampled_steps=0, learner_ratio_wait_seconds=5, learner_data_wait_seconds=1,
+        replay_sampled_steps=0,
     )  # fmt: skip
     last = moment(
         140.0, 100.0, {"actor": 15, "shard": 4, "learner": 50, "server": 4}, 30,
         actor_env_steps=6_000, replay_insert_bytes=2e6, replay_sample_bytes=5e6,
-        replay_sampled_steps=10_000, learner_ratio_wait_seconds=5, learner_data_wait_seconds=11,
+        replay_sampled_steps=10_000, learner_data_wait_seconds=39,
         replay_inserted_steps=6_000, replay_allocated_bytes=8e6, replay_capacity_steps=1e5,
         learner_publish_bytes=4_000,
     )  # fmt: skip
+    last.learner_waited = 10.0
     figures = _figures("some", first, last)
     assert figures.actor_seconds == pytest.approx(10 / 5_000)
     assert figures.shard_seconds == pytest.approx(3 / 6e6)

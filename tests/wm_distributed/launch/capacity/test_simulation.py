@@ -53,6 +53,11 @@ def test_the_ratio_holds_the_actors_when_the_learner_is_slow() -> None:
     assert bottleneck(outcome, ROOMY) == "learner"
 
 
+def test_actors_that_are_held_for_ever_count_as_held() -> None:
+    outcome = run(num_actors=32, ratio=5.0)
+    assert outcome.actors_held == pytest.approx(1 - 40 / 3200, abs=0.01)
+
+
 def test_the_ratio_holds_the_learner_when_the_actors_are_slow() -> None:
     # 100 environment steps a second, half a trained step each: half a train step a second.
     outcome = run(ratio=0.5)
@@ -85,6 +90,15 @@ def test_a_learner_is_held_by_the_link_that_brings_its_batches() -> None:
     outcome = run(cluster=thin, num_shards=2, ratio=1000.0)
     assert outcome.train_steps_per_second == pytest.approx(0.5, rel=0.05)
     assert outcome.link_busy[0] > 0.95
+    assert bottleneck(outcome, thin) == "link"
+
+
+def test_actors_are_held_by_the_link_that_takes_their_chunks() -> None:
+    # The second actor's steps of 1 kB go to the first machine at 25 kB a second.
+    thin = Cluster(machines=2, cores=64, gbit=25e3 * 8 / 1e9)
+    outcome = run(cluster=thin, num_actors=2)
+    assert outcome.env_steps_per_second == pytest.approx(100 + 25, rel=0.03)
+    assert outcome.actors_held < 0.02
     assert bottleneck(outcome, thin) == "link"
 
 
