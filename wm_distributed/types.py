@@ -156,9 +156,15 @@ class TensorBatch:
         """Stored latents by key, without the ``latent/`` prefix."""
         return _strip(self.columns, LATENT_PREFIX)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(B, context + T)``."""
+        batch_size, length = next(iter(self.columns.values())).shape[:2]
+        return batch_size, length
+
     def split(self, num_parts: int) -> list[TensorBatch]:
         """The batch in parts of equally many sequences, which share its memory."""
-        size, rest = divmod(len(next(iter(self.columns.values()))), num_parts)
+        size, rest = divmod(self.shape[0], num_parts)
         assert rest == 0, f"{num_parts} parts, and {size * num_parts + rest} sequences"
         return [
             TensorBatch(

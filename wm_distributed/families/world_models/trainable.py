@@ -26,7 +26,7 @@ from wm_distributed.families.world_models.vision import to_pixels
 from wm_distributed.micro_batches import join_outputs
 from wm_distributed.nets.loading import load_model
 from wm_distributed.nets.optim import FlatOptimizer
-from wm_distributed.types import IS_FIRST, Array, TensorBatch
+from wm_distributed.types import Array, TensorBatch
 from wm_distributed.weights import pack_weights
 
 
@@ -71,8 +71,9 @@ class WorldModelsTrainable:
         self._check_phase(phase)
         optimizer, num_parts = self._optimizers[phase], self._context.micro_batches
         optimizer.zero_grad()
-        steps = batch.columns[IS_FIRST][:, batch.context if phase == VISION else 0 :].shape
-        noise = self._normal(*steps).chunk(num_parts)
+        batch_size, length = batch.shape
+        trained = length - batch.context if phase == VISION else length
+        noise = self._normal(batch_size, trained).chunk(num_parts)
         parts = zip(batch.split(num_parts), noise, strict=True)
         output = join_outputs([self._accumulate(phase, *part) for part in parts])
         metrics = {**output.metrics, **optimizer.step()}
