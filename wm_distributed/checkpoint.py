@@ -133,7 +133,7 @@ class Checkpointer:
         return self._directory / f"{step}.json"
 
     def keep_if_best(self, train_steps: int, score: float) -> bool:
-        """Makes the candidate the best checkpoint if it scored more than all before, or drops it.
+        """Makes the candidate the best checkpoint if it scored as much as any before, or drops it.
 
         Args:
             train_steps: Of the candidate; one whose place another has taken is not kept.
@@ -152,7 +152,7 @@ class Checkpointer:
             return False
         if manifest.counters["train_steps"] != train_steps:
             return False
-        better = score > self.best_score()
+        better = score >= self.best_score()  # of equals the one that was trained for longer
         with self._disk_errors():
             if better:
                 self._write_manifest(_BEST, replace(manifest, score=score))

@@ -194,6 +194,8 @@ class StopConfig:
     """Time of training, resumptions included, without the final evaluation."""
     eval_return: float | None = None
     """Mean return of an evaluation during training that is good enough to stop."""
+    eval_returns_in_a_row: Count = 1
+    """Evaluations, one after another, that have to return as much. A search looks at one."""
 
 
 @dataclass(frozen=True, kw_only=True)

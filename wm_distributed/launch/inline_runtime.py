@@ -123,7 +123,7 @@ class InlineRuntime:
         assert self._turns is not None
         until = time.monotonic() + _POLL_SECONDS
         evaluations: list[Evaluation] = []
-        while not (reason := self._reason_to_end(evaluations)) and time.monotonic() < until:
+        while not (reason := self._reason_to_end()) and time.monotonic() < until:
             if (evaluation := next(self._turns)) is not None:
                 evaluations.append(evaluation)
         if time.monotonic() - self._snapshot_at >= self._config.replay.snapshot_seconds:
@@ -270,6 +270,7 @@ class InlineRuntime:
             learner.snapshot(), number, self._config.eval.episodes, env_steps=self._env_steps
         )
         learner.keep_if_best(evaluation.train_steps, evaluation.return_mean)
+        self._schedule.note(evaluation)
         return evaluation
 
     def _finish_training(self) -> None:
@@ -279,13 +280,13 @@ class InlineRuntime:
 
     # ------------------------------------------------------------------------------- status
 
-    def _reason_to_end(self, evaluations: Sequence[Evaluation]) -> str:
+    def _reason_to_end(self) -> str:
         assert self._learner is not None
         if self._evaluator.playing:
             return ""  # what has begun is brought to its end
         if self._learner.finished and self._plan.collected(self._env_steps):
             return PHASES_DONE
-        return self._schedule.reason_to_end(self._env_steps, self._learner.train_steps, evaluations)
+        return self._schedule.reason_to_end(self._env_steps, self._learner.train_steps)
 
     def _status(self, reason: str, evaluations: Sequence[Evaluation]) -> RunStatus:
         assert self._learner is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from wm_distributed.config import EvalConfig, StopConfig
 from wm_distributed.launch.runtime import Evaluation
@@ -22,6 +22,7 @@ class Schedule:
         self._stop = stop
         self._every = evaluation.every_env_steps
         self._evaluated = 0
+        self._good_enough = 0  # evaluations, without a worse one since
         self._clock = clock
         self._began = clock()
 
@@ -43,9 +44,13 @@ class Schedule:
         self._evaluated = number
         return number
 
-    def reason_to_end(
-        self, env_steps: int, train_steps: int, evaluations: Sequence[Evaluation]
-    ) -> str:
+    def note(self, evaluation: Evaluation) -> None:
+        """Takes notice of an evaluation during training, once for each."""
+        aim = self._stop.eval_return
+        good = aim is not None and evaluation.return_mean >= aim
+        self._good_enough = self._good_enough + 1 if good else 0
+
+    def reason_to_end(self, env_steps: int, train_steps: int) -> str:
         """The limit that is reached, in words; empty if none is."""
         stop, seconds = self._stop, self._clock() - self._began
         if stop.env_steps is not None and env_steps >= stop.env_steps:
@@ -54,7 +59,8 @@ class Schedule:
             return f"the limit of {stop.train_steps:,} train steps is reached"
         if stop.wall_seconds is not None and seconds >= stop.wall_seconds:
             return f"the limit of {stop.wall_seconds:.0f} s of training is reached"
-        best = max((evaluation.return_mean for evaluation in evaluations), default=None)
-        if stop.eval_return is not None and best is not None and best >= stop.eval_return:
-            return f"an evaluation returned {best:.4g}, aimed at {stop.eval_return:.4g}"
+        if self._good_enough >= stop.eval_returns_in_a_row:
+            several = f"{self._good_enough} evaluations in a row"
+            which = "an evaluation" if self._good_enough == 1 else several
+            return f"{which} returned {stop.eval_return:.4g} or more, as aimed at"
         return ""

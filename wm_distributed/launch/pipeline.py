@@ -157,7 +157,7 @@ class PipelineRuntime:
             return status.reason == PHASES_DONE
         aim, best = self._plan.config.stop.eval_return, status.metrics.get("search/best_mean")
         reached = aim is not None and best is not None and best >= aim
-        return not reached and not self._schedule.reason_to_end(0, 0, ())
+        return not reached and not self._schedule.reason_to_end(0, 0)
 
     def _with_all_counts(self, status: RunStatus) -> RunStatus:
         """A status with the counts of the whole run."""

@@ -225,6 +225,7 @@ class RayRuntime:
         done = self._evaluator.poll()
         if done is not None:
             self._rank_0.keep_if_best.remote(done.train_steps, done.return_mean)
+            self._schedule.note(done)
         if not self._evaluator.busy:
             if self._evaluation_due is None:
                 self._evaluation_due = self._schedule.evaluation_due(self._env_steps)
@@ -261,7 +262,7 @@ class RayRuntime:
         pulse = self._newest_pulse
         if pulse is not None:
             self._train_steps = int(pulse.stats["learner/train_steps"])
-        reason = self._schedule.reason_to_end(self._env_steps, self._train_steps, evaluations)
+        reason = self._schedule.reason_to_end(self._env_steps, self._train_steps)
         if pulse is not None and pulse.finished and not self._actors.are_there:
             reason = PHASES_DONE
         steps = 0 if pulse is None else pulse.phase_steps

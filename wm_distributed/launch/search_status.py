@@ -72,7 +72,7 @@ class SearchStatus:
         metrics = aggregate([*(process.stats for process in processes), *further])
         # While the server's process is away, the count stays as it was.
         self.decisions = max(self.decisions, int(metrics.get("search/decisions", 0)))
-        reason = news.ended or self._schedule.reason_to_end(0, 0, ())
+        reason = news.ended or self._schedule.reason_to_end(0, 0)
         return RunStatus(
             phase=self._search.phase,
             env_steps=self.decisions,

@@ -17,7 +17,10 @@ def evaluation(*returns: float) -> Evaluation:
         (StopConfig(env_steps=100), "100 environment steps"),
         (StopConfig(env_steps=None, train_steps=20), "20 train steps"),
         (StopConfig(env_steps=None, wall_seconds=5.0), "5 s of training"),
-        (StopConfig(env_steps=None, train_steps=99, eval_return=4.0), "returned 4, aimed at 4"),
+        (
+            StopConfig(env_steps=None, train_steps=99, eval_return=4.0),
+            "an evaluation returned 4 or",
+        ),
         (StopConfig(env_steps=101, train_steps=21, wall_seconds=5.1, eval_return=4.1), ""),
     ],
 )
@@ -26,8 +29,19 @@ def test_a_run_ends_at_the_limit_that_is_reached(stop: StopConfig, reason: str) 
     schedule = Schedule(stop, EvalConfig(), lambda: now)
     schedule.begin(trained_seconds=3.0)
     now = 102.0
-    found = schedule.reason_to_end(100, 20, [evaluation(3.0, 5.0)])
+    schedule.note(evaluation(3.0, 5.0))
+    found = schedule.reason_to_end(100, 20)
     assert found.find(reason) >= 0 if reason else found == ""
+
+
+def test_as_many_good_evaluations_as_are_asked_for_have_to_follow_each_other() -> None:
+    stop = StopConfig(env_steps=None, eval_return=4.0, eval_returns_in_a_row=2)
+    schedule, reasons = Schedule(stop, EvalConfig()), []
+    for value in (4.0, 3.9, 4.0, 5.0):
+        schedule.note(evaluation(value))
+        reasons.append(schedule.reason_to_end(100, 20))
+    assert reasons[:3] == ["", "", ""]
+    assert reasons[3] == "2 evaluations in a row returned 4 or more, as aimed at"
 
 
 def test_evaluations_are_due_once_at_each_multiple_and_missed_ones_are_not_made_up_for() -> None:

@@ -63,9 +63,12 @@ def cartpole() -> RunConfig[DreamerConfig]:
         env=EnvConfig(id="gym/CartPole-v1"),
         actors=ActorConfig(num_actors=2, envs_per_actor=2, chunk_steps=16),
         replay=ReplayConfig(capacity_steps=100_000, min_size=500, ratio=64.0),
-        eval=EvalConfig(every_env_steps=1_000, episodes=10, envs=10),
-        # 500 is the most there is: every episode of an evaluation has to reach its time limit.
-        stop=StopConfig(env_steps=None, wall_seconds=540.0, eval_return=500.0),
+        eval=EvalConfig(every_env_steps=1_000, episodes=20, envs=10),
+        # 500 is the most there is: every episode has to reach its time limit. One such evaluation
+        # may be luck, and the policy may be on its way past what it has learned.
+        stop=StopConfig(
+            env_steps=None, wall_seconds=540.0, eval_return=500.0, eval_returns_in_a_row=2
+        ),
     )
 
 
