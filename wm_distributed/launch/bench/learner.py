@@ -31,7 +31,7 @@ from wm_distributed.threads import configure_threads
 from wm_distributed.types import TensorBatch
 
 _ACTIONS = spaces.Box(-1.0, 1.0, (6,), np.float32)
-_SPACES = {
+SPACES = {
     "vectors": EnvSpaces({"vector": spaces.Box(-np.inf, np.inf, (24,), np.float32)}, _ACTIONS),
     "pixels": EnvSpaces({"image": spaces.Box(0, 255, (64, 64, 3), np.uint8)}, _ACTIONS),
 }
@@ -57,7 +57,7 @@ def run() -> list[BenchResult]:
         precisions.append("bfloat16")
     results = []
     for size in ("1m", "12m"):
-        for obs in _SPACES:
+        for obs in SPACES:
             bench = _Learner(size, obs, device)
             bound = rate / bench.count_operations()
             results += [bench.measure(one, False, bound, note) for one in precisions]
@@ -72,7 +72,7 @@ class _Learner:
     def __init__(self, size: str, obs: str, device: str) -> None:
         self._name = f"{size} from {obs}"
         self._config = DreamerConfig(net=NETS[size])
-        self._spaces = _SPACES[obs]
+        self._spaces = SPACES[obs]
         self._device = device
         self._batch = synthetic_batch(self._config, self._spaces, device)
 
