@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wm_distributed.config import RunConfig
-from wm_distributed.errors import ConfigError, UnknownNameError, WmError
+from wm_distributed.errors import ConfigError, RunDirError, UnknownNameError, WmError
 from wm_distributed.threads import thread_env
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ def resume(argv: list[str]) -> int:
     if not argv or argv[0].startswith("-"):
         return _explain("resume", "RUN_DIR [--field value …]", argv)
     run_dir = RunDir.open(Path(argv[0]))
+    if not run_dir.can_be_resumed():
+        raise RunDirError(
+            f"{run_dir.path} has no checkpoint to go on from: begin anew with {PROG} train"
+        )
     saved, family = run_dir.load_config()
     config = parse_resume(saved, family.config, argv[1:], f"{PROG} resume {argv[0]}")
     return _run(config, run_dir, resume=True)
@@ -251,6 +255,9 @@ def _run(config: RunConfig[Any], run_dir: RunDir, *, resume: bool) -> int:
             if not resume:
                 run_dir.discard()  # so that the mended command can take the same place
             raise
+        finally:
+            if not resume:
+                run_dir.discard_if_empty()
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Co
         print_result(console, {"trained agent": final.agent, "random policy": final.random})
         console.print()
     print_files(console, run_dir)
-    if not final and _can_resume(run_dir):
+    if not final and run_dir.can_be_resumed():
         console.print(f"\nTo go on: {_resume(run_dir)}", highlight=False)
     return 0 if final else INTERRUPTED
 
@@ -163,7 +163,7 @@ class _Run:
         except WmError as second:
             if str(second) != str(error):  # what has failed may say so again
                 _LOGGER.warning("no checkpoint could be saved after the error below: %s", second)
-        if _can_resume(self._run_dir):
+        if self._run_dir.can_be_resumed():
             self._progress.note(f"To go on once it is mended: {_resume(self._run_dir)}")
 
     def _write_files(self, final: FinalEvaluation | None) -> None:
@@ -177,12 +177,6 @@ class _Run:
         if self._status is not None:
             agent = final.agent if final else None
             write_pictures(self._run_dir, self._config, self._report, agent)
-
-
-def _can_resume(run_dir: RunDir) -> bool:
-    """Whether there is anything that a resumed run could go on from."""
-    places = ("checkpoints/*.json", "search/*", "experience/*")
-    return any(any(run_dir.path.glob(place)) for place in places)
 
 
 def _resume(run_dir: RunDir) -> str:

@@ -15,6 +15,8 @@ import numpy as np
 
 from actors.actions import executable_action
 from actors.sequence_writer import SequenceWriter
+from replay_service.blocks import longest_sequence
+from replay_service.checks import shard_streams
 from replay_service.rings import Layout, layout_of
 from replay_service.store import bytes_held_per_step
 from wm_distributed.errors import ConfigError
@@ -46,15 +48,20 @@ def memory_warning(processes: Iterable[ProcessStatus]) -> str:
 
 
 def weigh_replay(plan: Plan) -> None:
-    """Compares replay, once it is full, with the memory of this machine; warns if that is tight.
+    """Compares replay with its limit in bytes and, once full, with the memory of this machine.
+
+    Warns if that is tight. Of the machines of a joined cluster nothing is known here.
 
     Raises:
-        ConfigError: It can never be held.
+        ConfigError: It can never be held, or its limit is too low for a sequence.
     """
-    if not plan.fills_replay or plan.config.runtime.ray_address is not None:
+    if not plan.fills_replay:
         return
     replay = plan.config.replay
     step_bytes = bytes_held_per_step(step_layout(plan), plan.specs, logged=plan.replay.durable)
+    _check_bytes(plan, step_bytes)
+    if plan.config.runtime.ray_address is not None:
+        return
     steps = min(replay.capacity_steps, plan.config.stop.env_steps or replay.capacity_steps)
     needed, memory = steps * step_bytes, memory_bytes()
     if replay.capacity_bytes is not None:
@@ -68,6 +75,23 @@ def weigh_replay(plan: Plan) -> None:
         raise ConfigError(text)
     if needed > _WARN_SHARE * memory:
         logger.warning("%s", text)
+
+
+def _check_bytes(plan: Plan, step_bytes: float) -> None:
+    """Refuses a limit in bytes that leaves a shard too few steps for one sequence."""
+    replay = plan.config.replay
+    if replay.capacity_bytes is None:
+        return
+    affordable = int(replay.capacity_bytes / replay.num_shards / step_bytes)
+    streams = shard_streams(replay, plan.num_streams)
+    longest = max(spec.context + spec.length for spec in plan.specs)
+    if longest_sequence(affordable, streams) < longest:
+        raise ConfigError(
+            f"replay.capacity_bytes {replay.capacity_bytes:,} gives each of {replay.num_shards} "
+            f"shards room for {affordable:,} steps of {step_bytes:,.0f} bytes: too few for "
+            f"sequences of {longest} steps from {streams} streams at once; raise it, or use fewer "
+            "shards or fewer environments"
+        )
 
 
 def step_layout(plan: Plan) -> Layout:

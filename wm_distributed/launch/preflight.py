@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from replay_service.checks import check_tables, steps_before_training, surely_held_steps
 from wm_distributed.api import EnvSpaces, FamilySpec, Phase
@@ -20,6 +21,7 @@ from wm_distributed.families import load_family
 from wm_distributed.launch.gateway_token import read_token
 from wm_distributed.launch.phases import is_pipeline
 from wm_distributed.launch.plan import Plan
+from wm_distributed.launch.rank_setup import choose_device
 from wm_distributed.seeding import training_seed
 from wm_distributed.types import OBS_PREFIX
 
@@ -252,6 +254,17 @@ def _check_dream(plan: Plan) -> None:
 
 def _lacks(family: FamilySpec, ability: str) -> ConfigError:
     return ConfigError(f"family {family.name!r} has not got {ability}, which this run needs")
+
+
+def check_device(plan: Plan) -> None:
+    """Refuses GPUs that are asked for and not there; those of a joined cluster are not known here.
+
+    Raises:
+        ConfigError: There are fewer than learner ranks.
+    """
+    if plan.specs and plan.config.runtime.ray_address is None:
+        ranks = plan.config.learner.num_ranks * len(plan.learner_groups)
+        choose_device(plan.config.learner.device, ranks, torch.cuda.device_count())
 
 
 def check_writable(run_dir: Path) -> None:

@@ -141,10 +141,20 @@ class RunDir:
             return True
         return False
 
+    def can_be_resumed(self) -> bool:
+        """Whether there is anything that a resumed run could go on from."""
+        places = ("checkpoints/*.json", "search/*", "experience/*", "pipeline.json")
+        return any(any(self.path.glob(place)) for place in places)
+
     def discard(self) -> None:
         """Removes a directory of :meth:`create` in which no training was begun."""
         if not self.metrics.exists() and not self.checkpoints.exists():
             shutil.rmtree(self.path, ignore_errors=True)
+
+    def discard_if_empty(self) -> None:
+        """Removes a directory of :meth:`create` that tells nothing, not even why it failed."""
+        if not self.config.exists():
+            self.discard()
 
     def save_config(self, config: RunConfig[Any]) -> None:
         """Writes ``config.json``."""

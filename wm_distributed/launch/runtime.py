@@ -216,6 +216,7 @@ def make_runtime(
         RunDirError: The directory is to be trained in, and cannot be written.
     """
     from wm_distributed.launch.preflight import (
+        check_device,
         check_writable,
         preflight,
         warn_if_never_trained,
@@ -228,6 +229,7 @@ def make_runtime(
 
         check_writable(run_dir)
         weigh_replay(plan)
+        check_device(plan)
         warn_if_never_trained(plan)
     if plan.is_pipeline:
         from wm_distributed.launch.pipeline import PipelineRuntime

@@ -181,7 +181,8 @@ def _state(run_dir: RunDir, values: Mapping[str, Any]) -> tuple[str, bool]:
     here = driver["node"] == socket.gethostname()
     if run_dir.is_driven() if here else time.time() - values["time"] < STALE_SECONDS:
         return f"{state}, {place}", True
-    return f"died without stopping ({place} is gone); it can be resumed", False
+    hope = "can be resumed" if run_dir.can_be_resumed() else "had saved no checkpoint yet"
+    return f"died without stopping ({place} is gone); it {hope}", False
 
 
 def _table(processes: list[dict[str, Any]], alive: bool) -> Table:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wm_distributed.errors import ConfigError
+from wm_distributed.errors import ConfigError, EnvError
 from wm_distributed.launch import drive as drive_module
 from wm_distributed.launch import runtime as runtime_module
 from wm_distributed.launch.cli import COMMANDS, main
@@ -30,6 +30,8 @@ def made(monkeypatch: pytest.MonkeyPatch, fake_runtime: Any) -> list[dict[str, A
     def make(config: Any, path: Path, *, resume: bool) -> Any:
         if config.seed == 666:
             raise ConfigError("refused before the start")
+        if config.seed == 667:
+            raise EnvError("the environment raises")
         calls.append({"config": config, "path": path, "resume": resume})
         return fake_runtime
 
@@ -45,6 +47,11 @@ def test_idle_threads_sleep_also_in_this_process(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     main(["list"])
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def save_a_checkpoint(path: Path) -> None:
+    (path / "checkpoints").mkdir()
+    (path / "checkpoints" / "7.json").touch()
 
 
 def failure(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -80,11 +87,13 @@ def test_train_takes_a_directory_and_refuses_to_use_it_twice(
     assert "To go on with it: wm-distributed resume mine" in message
 
 
-def test_a_refused_configuration_leaves_no_directory(
-    made: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("seed", "message"), [("666", "refused before the start"), ("667", "the environment raises")]
+)
+def test_a_run_that_fails_before_its_start_leaves_no_directory(
+    seed: str, message: str, made: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = failure(capsys, "train", COUNTING, "--seed", "666")
-    assert message == "error: refused before the start\n"
+    assert failure(capsys, "train", COUNTING, "--seed", seed) == f"error: {message}\n"
     assert not any(Path("runs").iterdir())
 
 
@@ -97,6 +106,7 @@ def test_a_configuration_refused_at_the_start_leaves_its_place_to_the_mended_one
     assert "checkpoint" not in printed
     fake_runtime.start_error = None
     assert main(["train", COUNTING, "--run-dir", "mine"]) == 0
+    save_a_checkpoint(Path("mine"))
     fake_runtime.start_error = ConfigError("too few cores")
     saved = RunDir(Path("mine")).config.read_text()
     failure(capsys, "resume", "mine", "--seed", "9")
@@ -108,6 +118,7 @@ def test_resume_goes_on_with_the_saved_configuration_and_the_changes(
     made: list[dict[str, Any]], fake_runtime: Any, make_status: Any
 ) -> None:
     main(["train", COUNTING, "--run-dir", "mine", "--seed", "3"])
+    save_a_checkpoint(Path("mine"))
     fake_runtime.statuses = [make_status(5000, finished=True)]
     assert main(["resume", "mine", "--stop.env-steps", "5000"]) == 0
     first, second = made
@@ -118,12 +129,21 @@ def test_resume_goes_on_with_the_saved_configuration_and_the_changes(
     assert first["config"].stop.env_steps != 5000
 
 
+def test_a_run_without_a_checkpoint_is_not_resumed(
+    made: list[dict[str, Any]], run_dir: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = failure(capsys, "resume", str(run_dir.path))
+    assert "has no checkpoint to go on from" in message
+    assert not made
+
+
 def test_resume_refuses_a_run_that_is_running(
     made: list[dict[str, Any]],
     run_dir: RunDir,
     make_status: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    save_a_checkpoint(run_dir.path)
     StatusFile(run_dir).write(make_status(10), 1.0)
     with run_dir.driven():
         message = failure(capsys, "resume", str(run_dir.path))

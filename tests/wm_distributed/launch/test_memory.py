@@ -73,6 +73,15 @@ def test_a_replay_that_this_machine_can_never_hold_is_refused_with_the_numbers(
         weigh_replay(preflight(fits, tmp_path))
 
 
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_a_limit_in_bytes_below_one_sequence_is_refused(
+    address: str | None, debug: RunConfig[Any], tmp_path: Path
+) -> None:
+    debug = replace(debug, runtime=replace(debug.runtime, ray_address=address))
+    with pytest.raises(ConfigError, match="capacity_bytes 10 gives each of 1 shards room for 0"):
+        weigh_replay(preflight(held(debug, capacity_bytes=10), tmp_path))
+
+
 def test_one_that_just_fits_is_warned_of(
     debug: RunConfig[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from wm_distributed.api import DataSpec, EnvSpaces, Phase, SelectorSpec
@@ -130,6 +131,17 @@ class BrokenEnv(CountingEnv):
 def test_an_environment_that_fails_at_once_is_refused_with_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(EnvError, match="no track could be generated"):
         preflight(changed(env={"id": f"{__name__}:BrokenEnv"}), tmp_path)
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = changed(learner={"device": "cuda", "num_ranks": 2})
+    with pytest.raises(ConfigError, match="needs 2 GPUs, but 1 are free"):
+        make_runtime(config, tmp_path, resume=False)
+    joined = changed(learner={"device": "cuda", "num_ranks": 2}, runtime={"ray_address": "auto"})
+    make_runtime(joined, tmp_path, resume=False)  # its machines may have more
 
 
 def test_a_directory_that_cannot_be_written_is_refused_to_training_alone(tmp_path: Path) -> None:

@@ -118,7 +118,11 @@ def test_a_run_whose_driver_is_gone_is_called_dead(
     # The pid in the file is that of this test, which lives, as if it had been given out again.
     printed = show(run_dir, capsys)
     assert "died without stopping" in printed
+    assert "it had saved no checkpoint yet" in printed
     assert "was running" in printed
+    run_dir.checkpoints.mkdir()
+    (run_dir.checkpoints / "7.json").touch()
+    assert "it can be resumed" in show(run_dir, capsys)
     with only_driver(run_dir):
         pass  # it may be resumed
 
