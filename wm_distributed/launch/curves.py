@@ -81,7 +81,14 @@ def _draw_returns(axis: Axes, rows: Sequence[Row], evaluations: Sequence[Row], x
         axis.errorbar(at, mean, spread, label="evaluation ± std", **style)
     for row in final[-1:]:
         label = f"final evaluation: {row['return_mean']:.5g} ± {row['return_std']:.5g}"
-        axis.plot(x(row), row["return_mean"], "*", color=GREEN, markersize=12, label=label)
+        at = x(_when_trained(row, training))
+        axis.plot(at, row["return_mean"], "*", color=GREEN, markersize=12, label=label)
+
+
+def _when_trained(final: Row, training: Sequence[Row]) -> Row:
+    """The evaluation during training of the same weights, which may be older than the run's end."""
+    same = (row for row in training if row["train_steps"] == final["train_steps"])
+    return next(same, final)
 
 
 def _draw_losses(axis: Axes, rows: Sequence[Row]) -> None:

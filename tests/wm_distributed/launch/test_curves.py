@@ -51,7 +51,8 @@ def test_the_picture_shows_what_was_recorded(
             metrics = {**status.metrics, **losses}
             recorder.record(make_status(step, metrics=metrics), step * 0.6)
         recorder.record_evaluation(make_evaluation([10.0, 30.0]), "training", 60.0)
-        recorder.record_evaluation(make_evaluation([80.0], env_steps=200), "final", 120.0)
+        final = make_evaluation([80.0], env_steps=200)  # of the weights that were evaluated above
+        recorder.record_evaluation(final, "final", 120.0)
         recorder.record_evaluation(make_evaluation([22.0], version=-1), "random", 120.0)
     draw_curves(run_dir, "a title")
 
@@ -62,7 +63,8 @@ def test_the_picture_shows_what_was_recorded(
     over_steps, over_time = lines(figure, "return, over steps"), lines(figure, "return, over time")
     assert over_steps["training"] == ([0.0, 100.0, 200.0], [0.0, 10.0, 20.0])
     assert over_time["training"][0] == [0.0, 1.0, 2.0]  # minutes
-    assert over_steps["final evaluation: 80 ± 0"] == ([200.0], [80.0])
+    assert over_steps["final evaluation: 80 ± 0"] == ([100.0], [80.0])
+    assert over_time["final evaluation: 80 ± 0"] == ([1.0], [80.0])
     assert over_steps["random policy: 22"][1] == [22.0, 22.0]
     assert lines(figure, "training losses") == {
         "loss reward": ([0.0, 100.0, 200.0], [2.0, 2.0, 2.0])
