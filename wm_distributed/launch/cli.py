@@ -239,9 +239,8 @@ def _begin(command: str, argv: list[str]) -> int:
 
 
 def _run(config: RunConfig[Any], run_dir: RunDir, *, resume: bool) -> int:
-    from rich.console import Console
-
     from wm_distributed.launch.drive import drive
+    from wm_distributed.launch.progress import PatientConsole
     from wm_distributed.launch.runtime import make_runtime
     from wm_distributed.launch.status_file import only_driver
 
@@ -250,7 +249,7 @@ def _run(config: RunConfig[Any], run_dir: RunDir, *, resume: bool) -> int:
             runtime = make_runtime(config, run_dir.path, resume=resume)
             if not resume:
                 run_dir.save_config(config)
-            return drive(config, run_dir, runtime, Console())
+            return drive(config, run_dir, runtime, PatientConsole())
         except ConfigError:
             if not resume:
                 run_dir.discard()  # so that the mended command can take the same place

@@ -81,8 +81,8 @@ def _draw_returns(axis: Axes, rows: Sequence[Row], evaluations: Sequence[Row], x
         axis.errorbar(at, mean, spread, label="evaluation ± std", **style)
     for row in final[-1:]:
         label = f"final evaluation: {row['return_mean']:.5g} ± {row['return_std']:.5g}"
-        at = x(_when_trained(row, training))
-        axis.plot(at, row["return_mean"], "*", color=GREEN, markersize=12, label=label)
+        trained = x(_when_trained(row, training))
+        axis.plot(trained, row["return_mean"], "*", color=GREEN, markersize=12, label=label)
 
 
 def _when_trained(final: Row, training: Sequence[Row]) -> Row:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+import sys
 from collections import Counter
 from types import TracebackType
 from typing import Self
@@ -20,6 +23,17 @@ from wm_distributed.launch.runtime import RunStatus
 from wm_distributed.launch.search_progress import is_searching, search_line, search_rows
 
 PLAIN_EVERY_SECONDS = 10.0
+_LOGGER = logging.getLogger(__name__)
+
+
+class PatientConsole(Console):
+    """The terminal of a command that does not end only because nobody reads what it prints."""
+
+    def on_broken_pipe(self) -> None:
+        """Is silent from now on; rich would end the program."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _LOGGER.warning("nobody reads the output any more; the run goes on")
 
 
 class Progress:

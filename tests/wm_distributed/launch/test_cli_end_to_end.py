@@ -52,6 +52,21 @@ def test_a_run_is_trained_shown_resumed_and_evaluated(
     assert (run_dir.config.read_text(), run_dir.summary.read_text()) == before
 
 
+def test_a_run_whose_output_nobody_reads_any_more_goes_on_to_its_end(tmp_path: Path) -> None:
+    limits = ["--runtime", "inline", "--stop.env-steps", "200", "--eval.every-env-steps", "0"]
+    command = [sys.executable, "-m", "wm_distributed.launch.cli", "train", COUNTING, *limits]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as run:
+        assert run.stdout is not None
+        assert b"Starting" in run.stdout.readline()
+        run.stdout.close()  # as `head -1` does
+        assert run.wait(120) == 0
+    run_dir = RunDir.open(tmp_path / "runs" / "counting_preset-001")
+    assert read_json(run_dir.summary)["env_steps"] >= 200
+    assert any(run_dir.checkpoints.glob("*.json"))
+
+
 def is_alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
