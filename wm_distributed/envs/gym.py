@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from wm_distributed.envs.envpool_engine import EnvPoolEngine
 from wm_distributed.envs.gymnasium_engine import GymnasiumEngine, RawEnv
 from wm_distributed.envs.packages import check_name, refuse_envpool, require
 from wm_distributed.errors import ConfigError, UnknownNameError
+from wm_distributed.imports import import_named
 
 CAR_RACING = "CarRacing-v3"
 CAR_RACING_FRAMES = 1_000
@@ -70,15 +70,7 @@ def build_custom(path: str, config: EnvConfig, seeds: Sequence[int], render: boo
             is asked for.
     """
     refuse_envpool(config)
-    module, _, attribute = path.partition(":")
-    try:
-        make = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, SystemExit) as error:
-        reason = "it calls sys.exit" if isinstance(error, SystemExit) else error
-        raise ConfigError(
-            f"environment {path!r} cannot be imported: {reason}; the module must be installed, or "
-            "its folder be in PYTHONPATH"
-        ) from error
+    make = import_named("environment", path)
     return GymnasiumEngine(lambda draws: _custom(make, config, draws), config, seeds, render)
 
 

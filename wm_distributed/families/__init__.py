@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 from wm_distributed.api import FamilySpec
 from wm_distributed.errors import ConfigError, UnknownNameError
+from wm_distributed.imports import import_named
 
 FAMILIES: dict[str, str] = {
     "dreamer": "wm_distributed.families.dreamer:FAMILY",
@@ -25,11 +24,7 @@ def load_family(name: str) -> FamilySpec:
     path = FAMILIES.get(name, name)
     if ":" not in path:
         raise UnknownNameError("family", name, FAMILIES)
-    module, _, attribute = path.partition(":")
-    try:
-        family = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"family {name!r} cannot be imported: {error}") from error
+    family = import_named("family", path)
     if not isinstance(family, FamilySpec):
         raise ConfigError(f"family {name!r} is a {type(family).__name__}, expected a FamilySpec")
     return family

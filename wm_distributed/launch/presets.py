@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from wm_distributed.api import FamilySpec
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, UnknownNameError
 from wm_distributed.families import FAMILIES, load_family
+from wm_distributed.imports import import_named
 
 
 def all_families() -> list[FamilySpec]:
@@ -48,11 +48,7 @@ def is_search(config: RunConfig[Any]) -> bool:
 
 
 def _call(path: str) -> RunConfig[Any]:
-    module, _, attribute = path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"preset {path!r} cannot be imported: {error}") from error
+    function = import_named("preset", path)
     config = function() if callable(function) else function
     if not isinstance(config, RunConfig):
         raise ConfigError(
