@@ -130,7 +130,7 @@ class _BorderEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._border.convert(obs), total, bool(terminated), bool(truncated), {}
 
     def render(self) -> Any:
-        return self._call("render", self.env.render)
+        return self._call("render", self._draw)
 
     def close(self) -> None:
         """Frees the environment. Where that fails it is only told: nobody needs it any more."""
@@ -138,6 +138,12 @@ class _BorderEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self.env.close()
         except _FAILURES as error:
             logger.warning("%s", _failed(f"{self._where}: close() failed", error))
+
+    def _draw(self) -> Any:
+        try:
+            return self.env.render()
+        except NotImplementedError:  # as of gymnasium.Env, where a subclass says nothing
+            return None
 
     def _call(self, method: str, call: Callable[..., Any], *args: Any) -> Any:
         """The call's result; whatever it raises becomes an EnvError that shows the traceback."""

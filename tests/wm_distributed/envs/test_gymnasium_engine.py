@@ -265,6 +265,14 @@ def test_without_drawing_there_is_no_frame() -> None:
     env.close()
 
 
+def test_an_environment_that_has_no_render_gives_no_frame() -> None:
+    config = EnvConfig(id=f"{__name__}:FaultyEnv", options={"fault": "none"})
+    env = make_vector_env(config, 1, 0, render=True)
+    env.reset()
+    assert env.render() is None
+    env.close()
+
+
 def test_options_reach_the_constructor_and_unknown_ones_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"'gym/CartPole-v1' cannot be made with .*gravitas"):
         make_vector_env(EnvConfig(id="gym/CartPole-v1", options={"gravitas": 9}), 1, 0)
