@@ -4,18 +4,21 @@
 
     insert ──append──→ segment file (the system's memory) ──fsync, each sync_seconds──→ disk
     recovery ←──────── all segments, the oldest first
-    eviction ────────→ whole segments are deleted
+    eviction ────────→ whole segments are written over, or deleted
 
 What has been appended survives the death of the process. What has not been synced yet is lost with
 the machine: that is the *loss window*, reported in seconds and in steps.
 
 One thread appends; another one, of the log's own, syncs and deletes, so that neither holds up an
-insert. A disk that takes no more costs durability and not the run: the chunks are counted as
-unlogged, loudly, and the log goes on as soon as it can.
+insert. As many evicted segments are kept, to be written over, as are begun between two syncs.
+
+A disk that takes no more costs durability and not the run: the chunks are counted as unlogged,
+loudly, and the log goes on as soon as it can.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -25,7 +28,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from replay_service.records import SEGMENT_MARK, encode_record, write_parts
+from replay_service.records import encode_record
+from replay_service.segment_writer import SegmentWriter
 from replay_service.segments import (
     Damages,
     lock_directory,
@@ -33,6 +37,8 @@ from replay_service.segments import (
     segment_number,
     segment_path,
     segment_paths,
+    spare_path,
+    spare_paths,
     sync_directory,
 )
 from wm_distributed.disk import reason_of
@@ -102,17 +108,20 @@ class ChunkLog:
             for one in self.directories
         ]
         self._segments = [path for one in self.directories for path in segment_paths(one)]
-        self._log_bytes = sum(path.stat().st_size for path in self._segments)
+        left = [path for one in self.directories for path in spare_paths(one)]
+        self._log_bytes = sum(path.stat().st_size for path in [*self._segments, *left])
         self._forgotten = 0  # so many of the segments are deleted, or are about to be
-        own = segment_paths(directory)
-        self._next_file = segment_number(own[-1]) + 1 if own else 1
+        used = map(segment_number, [*segment_paths(directory), *spare_paths(directory)])
+        self._first_file = self._next_file = max(used, default=0) + 1
         self._first_number = self._next_number = shard << _SHARD_SHIFT
-        self._descriptor = -1  # of the segment that is written to
-        self._size = 0
-        self._syncing = threading.Lock()
+        self._writer: SegmentWriter | None = None
+        self._syncing = threading.Lock()  # guards the next
+        self._num_spares = 1
         self._mutex = threading.Lock()  # guards what follows
         self._open: list[int] = []
-        self._to_delete: list[Path] = []
+        self._evicted = left
+        self._spares: list[Path] = []
+        self._begun = 0  # segments since the last sync
         self._appended = self._synced = self._unlogged = 0  # steps
         self._unsynced_since: float | None = None
         self._syncing_since: float | None = None
@@ -154,41 +163,57 @@ class ChunkLog:
             ReplayError: The chunk cannot be encoded.
         """
         number, steps = self._next_number, chunk.num_steps
-        parts = encode_record(chunk, number, compress=self._compress)
+        writer = self._writer
+        is_full = writer is None or writer.size >= self._segment_bytes
+        segment = self._next_file if writer is None or is_full else writer.number
+        record = encode_record(chunk, number, segment=segment, compress=self._compress)
         self._next_number += steps
         try:
-            if self._descriptor < 0 or self._size >= self._segment_bytes:
-                self._begin_segment()
-            if self._size == 0:
-                parts = [SEGMENT_MARK, *parts]
-            write_parts(self._descriptor, parts)
+            if writer is None or is_full:
+                writer = self._begin_segment()
+            before = writer.file_bytes
+            writer.append(record)
         except OSError as error:
             self._give_up(steps, error)
         else:
-            self._count(steps, sum(map(len, parts)))
+            self._count(steps, writer.file_bytes - before)
         return Place(max(0, len(self._segments) - 1), number)
 
     def forget_before(self, segment: int) -> None:
         """Says that no step in the segments before this one (of a Place) is held any more."""
         if segment > self._forgotten:
             with self._mutex:
-                self._to_delete += self._segments[self._forgotten : segment]
+                self._evicted += self._segments[self._forgotten : segment]
             self._forgotten = segment
 
-    def _begin_segment(self) -> None:
+    def _begin_segment(self) -> SegmentWriter:
+        self._shorten()
         path = segment_path(self._directory, self._next_file)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-        descriptor = os.open(path, flags, 0o644)
+        with self._mutex:
+            spare = self._spares.pop() if self._spares else None
+        writer = self._writer = SegmentWriter(path, spare)
         self._next_file += 1
         self._segments.append(path)
         with self._mutex:
-            self._open.append(descriptor)
-        self._descriptor, self._size = descriptor, 0
+            self._open.append(writer.descriptor)
+            self._begun += 1
         if self._thread.ident is None:
             self._thread.start()
+        return writer
+
+    def _shorten(self) -> None:
+        """Cuts off what the file that is written to holds beyond its records."""
+        if self._writer is None:
+            return
+        before = self._writer.file_bytes
+        try:
+            self._writer.shorten()
+        except OSError as error:  # the end that is written there says the same
+            logger.warning("%s: cannot be shortened: %s", self._directory, error.strerror)
+        with self._mutex:
+            self._log_bytes -= before - self._writer.file_bytes
 
     def _count(self, steps: int, num_bytes: int) -> None:
-        self._size += num_bytes
         with self._mutex:
             self._failing = False
             self._appended += steps
@@ -207,17 +232,18 @@ class ChunkLog:
                     self._directory, reason_of(error, self._directory),
                 )  # fmt: skip
             self._failing = True
-        if self._descriptor >= 0:
-            os.ftruncate(self._descriptor, self._size)
+        self._shorten()
 
     # ---------------------------------------------------------------------- sync and delete
 
     def sync(self) -> None:
-        """Waits until all that was appended is on the disk, and deletes what is forgotten."""
+        """Waits until all that was appended is on the disk, and clears away what is forgotten."""
         with self._syncing:
             with self._mutex:
-                written, deleted = list(self._open), self._to_delete
-                self._to_delete = []
+                written, evicted = list(self._open), self._evicted
+                self._evicted = []
+                self._num_spares = max(1, self._begun, self._num_spares - 1)
+                self._begun = 0
                 steps, self._syncing_since = self._appended, self._unsynced_since
                 self._unsynced_since = None
             try:
@@ -231,8 +257,7 @@ class ChunkLog:
                 self._synced = steps
             with self._mutex:
                 self._syncing_since = None
-            for path in deleted:
-                self._delete(path)
+            self._clear_away(evicted)
 
     def _sync_files(self, written: Sequence[int]) -> None:
         for descriptor in written:
@@ -242,6 +267,29 @@ class ChunkLog:
             with self._mutex:
                 self._open.remove(descriptor)
             os.close(descriptor)
+
+    def _clear_away(self, evicted: Sequence[Path]) -> None:
+        """Sets some of the evicted segments aside, to be written over, and deletes the others."""
+        with self._mutex:
+            wanted = self._num_spares - len(self._spares)
+            surplus = [self._spares.pop() for _ in range(-wanted)]
+        spares = list(itertools.islice(filter(self._is_own, evicted), max(0, wanted)))
+        for path in [*surplus, *(path for path in evicted if path not in spares)]:
+            self._delete(path)
+        try:
+            for path in spares:
+                path.rename(spare_path(path))
+            if spares:  # nobody may find new steps under the old names
+                sync_directory(self._directory)
+        except OSError as error:
+            logger.warning("%s: segments cannot be renamed: %s", self._directory, error.strerror)
+        else:
+            with self._mutex:
+                self._spares += map(spare_path, spares)
+
+    def _is_own(self, segment: Path) -> bool:
+        """Whether it was begun in this life, so that no later one has its number."""
+        return segment.parent == self._directory and segment_number(segment) >= self._first_file
 
     def _delete(self, path: Path) -> None:
         try:
@@ -262,10 +310,13 @@ class ChunkLog:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
+        self._shorten()
         self.sync()
         for descriptor in self._open:
             os.close(descriptor)
-        self._open, self._descriptor = [], -1
+        for path in self._spares:
+            self._delete(path)
+        self._open, self._spares, self._writer = [], [], None
         for unlock in self._locks:
             unlock()
 

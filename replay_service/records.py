@@ -2,14 +2,17 @@
 
 ::
 
-    segment   mark, record, record, …
-    record    header: magic, compression, payload bytes, steps, first step number, checksums
+    segment   mark, record, record, …, perhaps an end and left-overs
+    record    header: magic, kind, payload bytes, steps, first step number, checksums
               payload: one chunk in the codec's msgpack, perhaps compressed
+    end       a header without a payload
 
-The header has a checksum of its own, so that a damaged length is noticed before it is believed.
-After damage the search goes on at the next magic, so that one bad record costs no other. Whatever
-the bytes are, reading raises nothing, runs no code, allocates no more than a few times the largest
-record, and ends: after a few hundred false starts the rest of a segment is given up.
+The header has a checksum of its own, so that a damaged length is noticed before it is believed. It
+begins with the segment's number: a file may have held another segment before, and what is left of
+that is no record of this one. After damage the search goes on at the next magic, so that one bad
+record costs no other. Whatever the bytes are, reading raises nothing, runs no code, allocates no
+more than a few times the largest record, and ends: after a few hundred false starts the rest of a
+segment is given up.
 """
 
 from __future__ import annotations
@@ -27,14 +30,16 @@ from wm_distributed.codec import Part, chunk_parts, decode_chunk
 from wm_distributed.errors import CodecError, ReplayError
 from wm_distributed.types import SequenceChunk
 
-SEGMENT_MARK = b"wmd replay 1\n"
+SEGMENT_MARK = b"wmd replay 2\n"
+_MARK_1 = b"wmd replay 1\n"
 MAX_RECORD_BYTES = 2**28
 MAX_STEP_NUMBER = 2**62
 _MAGIC = b"\xf5wmr"
-_FIELDS = struct.Struct("<4sB3xIIQQ")  # magic, compression, payload bytes, steps, number, checksum
+_FIELDS = struct.Struct("<4sB3xIIQQ")  # magic, kind, payload bytes, steps, number, checksum
 _CHECK = struct.Struct("<I")
 HEADER_BYTES = _FIELDS.size + _CHECK.size
-_PLAIN, _ZSTD = 0, 1
+_PLAIN, _ZSTD, _END = range(3)
+_UNNUMBERED = 0  # for the header checks of version 1, whose files held one segment only
 _ZSTD_LEVEL = 1
 _MAX_FALSE_STARTS = 256
 
@@ -63,8 +68,14 @@ class Damage:
     reason: str
 
 
-def encode_record(chunk: SequenceChunk, number: int, *, compress: bool) -> list[Part]:
+def encode_record(chunk: SequenceChunk, number: int, *, segment: int, compress: bool) -> list[Part]:
     """A record's bytes in pieces; those of columns are views of the chunk, if not compressed.
+
+    Args:
+        chunk: What to store.
+        number: Number of its first step in the log.
+        segment: Number of the segment that it will lie in.
+        compress: Whether to use zstd.
 
     Raises:
         ReplayError: The chunk cannot be encoded, or is too large for one record.
@@ -89,20 +100,36 @@ def encode_record(chunk: SequenceChunk, number: int, *, compress: bool) -> list[
         checksum.update(part)
     size = sum(map(len, parts))
     entries = (compression, size, chunk.num_steps, number, checksum.intdigest())
+    return [_header(segment, *entries), *parts]
+
+
+def encode_end(segment: int) -> bytes:
+    """What says that a segment ends here, although its file goes on."""
+    return _header(segment, _END, 0, 0, 0, 0)
+
+
+def _header(segment: int, *entries: int) -> bytes:
     fields = _FIELDS.pack(_MAGIC, *entries)
-    return [fields + _CHECK.pack(zlib.crc32(fields)), *parts]
+    return fields + _CHECK.pack(zlib.crc32(fields, segment))
 
 
-def find_records(segment: bytes | memoryview) -> Iterator[Record | Damage]:
-    """The good records of a segment's bytes, and what is damaged between and after them."""
-    data = memoryview(segment)
+def find_records(content: bytes | memoryview, segment: int) -> Iterator[Record | Damage]:
+    """The good records of a segment's bytes, and what is damaged between and after them.
+
+    Args:
+        content: All of its file.
+        segment: Its number.
+    """
+    data = memoryview(content)
     place, damaged, reason = len(SEGMENT_MARK), -1, ""
-    if data[:place] != SEGMENT_MARK:
+    mark = data[:place]
+    segments = [segment] if mark == SEGMENT_MARK else [segment, _UNNUMBERED]
+    if mark not in (SEGMENT_MARK, _MARK_1):
         place, damaged, reason = 0, 0, "the segment does not begin as one"
     false_starts = 0
     while place < len(data):
         try:
-            record = _read(data, place)
+            record = _read(data, place, segments)
         except _BadRecordError as error:
             if damaged < 0:
                 damaged, reason = place, str(error)
@@ -115,6 +142,8 @@ def find_records(segment: bytes | memoryview) -> Iterator[Record | Damage]:
         if damaged >= 0:
             yield Damage(damaged, place, reason)
             damaged = -1
+        if record is None:
+            break
         yield record
         place += record.num_bytes
     if damaged >= 0:
@@ -125,21 +154,24 @@ class _BadRecordError(Exception):
     """There is no good record at a place."""
 
 
-def _read(data: memoryview, place: int) -> Record:
+def _read(data: memoryview, place: int, segments: Sequence[int]) -> Record | None:
+    """The record that begins at a place; None if it is an end."""
     header = data[place : place + HEADER_BYTES]
     if len(header) < HEADER_BYTES:
         raise _BadRecordError("it ends within a record's header")
     fields, check = header[: _FIELDS.size], header[_FIELDS.size :]
-    magic, compression, size, steps, number, checksum = _FIELDS.unpack(fields)
-    if magic != _MAGIC or _CHECK.unpack(check) != (zlib.crc32(fields),):
+    magic, kind, size, steps, number, checksum = _FIELDS.unpack(fields)
+    if magic != _MAGIC or check not in [_CHECK.pack(zlib.crc32(fields, one)) for one in segments]:
         raise _BadRecordError("a record's header is damaged")
+    if kind == _END:
+        return None
     payload = data[place + HEADER_BYTES : place + HEADER_BYTES + size]
     if len(payload) < size:
         raise _BadRecordError("it ends within a record")
     if size > MAX_RECORD_BYTES or xxhash.xxh3_64_intdigest(payload) != checksum:
         raise _BadRecordError("a record's checksum does not match")
     try:
-        chunk = decode_chunk(payload if compression == _PLAIN else _decompressed(payload))
+        chunk = decode_chunk(payload if kind == _PLAIN else _decompressed(payload))
     except CodecError as error:
         raise _BadRecordError(f"a record holds no chunk: {error}") from error
     if steps != chunk.num_steps or not 0 <= number < MAX_STEP_NUMBER:
@@ -171,16 +203,26 @@ def _next_magic(data: memoryview, start: int) -> int:
     return -1
 
 
-def write_parts(descriptor: int, parts: Sequence[Part]) -> None:
+def write_parts(descriptor: int, parts: Sequence[Part], offset: int) -> int:
     """Writes all the pieces, whatever number of them one call of the system takes.
+
+    Args:
+        descriptor: Of the file.
+        parts: The pieces.
+        offset: Where to write in it.
+
+    Returns:
+        Where they end.
 
     Raises:
         OSError: They cannot be written, perhaps after some were.
     """
     left = [memoryview(part) for part in parts]
     while left:
-        written = os.writev(descriptor, left[:512])
+        written = os.pwritev(descriptor, left[:512], offset)
+        offset += written
         while left and written >= len(left[0]):
             written -= len(left.pop(0))
         if written:
             left[0] = left[0][written:]
+    return offset

@@ -6,6 +6,7 @@
         lock                 held by the process that writes here
         000000001.log        segments, the oldest first
         000000002.log
+        000000000.spare      a segment whose steps are all evicted, to be written over
         snapshot             what the log does not say, see ``snapshot.py``
 """
 
@@ -23,6 +24,7 @@ from wm_distributed.errors import ReplayError
 
 MAX_SEGMENT_BYTES = 2 * MAX_RECORD_BYTES
 _SUFFIX = ".log"
+_SPARE_SUFFIX = ".spare"
 _PREFIX = "shard-"
 _MAX_NAMED = 20
 _POLL_SECONDS = 0.1
@@ -66,6 +68,16 @@ def segment_paths(directory: Path) -> list[Path]:
     """The segments in a directory, the oldest first; none if there is no directory."""
     found = [path for path in directory.glob(f"*{_SUFFIX}") if path.stem.isdecimal()]
     return sorted(found, key=segment_number)
+
+
+def spare_path(segment: Path) -> Path:
+    """What a segment's file is called once all that it holds is evicted."""
+    return segment.with_suffix(_SPARE_SUFFIX)
+
+
+def spare_paths(directory: Path) -> list[Path]:
+    """The spare files in a directory."""
+    return [path for path in directory.glob(f"*{_SPARE_SUFFIX}") if path.stem.isdecimal()]
 
 
 @dataclass
@@ -122,7 +134,7 @@ def read_segment(path: Path, damages: Damages, *, cut: bool = False) -> Iterator
         return
     if left > 0:
         damages.name(f"{path}: {left} bytes beyond the {MAX_SEGMENT_BYTES} of a segment")
-    for item in find_records(data):
+    for item in find_records(data, segment_number(path)):
         if isinstance(item, Record):
             yield item
             continue

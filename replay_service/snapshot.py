@@ -44,15 +44,14 @@ def write_snapshot(directory: Path, head: dict[str, Any], pieces: Iterable[Colum
     head_bytes = np.frombuffer(json.dumps(head).encode(), np.uint8)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        write_parts(descriptor, [_MARK])
+        num_bytes = write_parts(descriptor, [_MARK], 0)
         for piece in chain([{_HEAD: head_bytes}], pieces):
             parts = message_parts(_PIECE, [], piece)
             checksum = xxhash.xxh3_64()
             for one in parts:
                 checksum.update(one)
             frame = _FRAME.pack(sum(map(len, parts)), checksum.intdigest())
-            write_parts(descriptor, [frame, *parts])
-        num_bytes = os.fstat(descriptor).st_size
+            num_bytes = write_parts(descriptor, [frame, *parts], num_bytes)
         os.fsync(descriptor)
     except OSError:
         part.unlink(missing_ok=True)

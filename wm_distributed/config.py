@@ -106,7 +106,8 @@ class ReplayConfig:
     """Time between syncs of the log to the disk: what the end of a machine may cost. The end of a
     process costs nothing that was acknowledged."""
     segment_bytes: Count = 2**26
-    """Size of the log's files; one is deleted when all that it holds is evicted."""
+    """Size of the log's files; one is written over, or deleted, when all that it holds is
+    evicted."""
     compress: bool = False
     """Compress the log with zstd: less disk, more CPU time."""
     snapshot_seconds: NotNegative = 300.0

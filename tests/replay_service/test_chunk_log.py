@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from replay_service import chunk_log, segments
+from replay_service import chunk_log, segment_writer, segments
 from replay_service.chunk_log import ChunkLog
-from replay_service.segments import Damages, segment_paths
+from replay_service.segments import Damages, segment_paths, spare_paths
 from wm_distributed.errors import ReplayError
 from wm_distributed.types import SequenceChunk, StreamId
 
@@ -122,8 +122,74 @@ def test_forgotten_segments_are_deleted_and_no_others(tmp_path: Path) -> None:
         log.sync()
         left = segment_paths(tmp_path)
         assert len(left) == places[-1].segment - places[5].segment + 1
-        assert log.stats()["replay/log_bytes"] == sum(path.stat().st_size for path in left)
+        files = [*left, *spare_paths(tmp_path)]
+        assert log.stats()["replay/log_bytes"] == sum(path.stat().st_size for path in files)
     assert recovered(tmp_path)[0][-3:] == [5, 6, 7]
+    assert spare_paths(tmp_path) == []
+
+
+def overwrite(log: ChunkLog, numbers: range) -> None:
+    """Appends chunks while the log holds no more than a few segments."""
+    for number in numbers:
+        log.forget_before(log.append(chunk(number)).segment - 2)
+        log.sync()
+
+
+def test_evicted_segments_are_written_over(tmp_path: Path) -> None:
+    with opened(tmp_path, segment_bytes=500) as log:
+        files: set[int] = set()
+        for number in range(60):
+            overwrite(log, range(number, number + 1))
+            present = [*segment_paths(tmp_path), *spare_paths(tmp_path)]
+            files |= {path.stat().st_ino for path in present}
+            assert log.stats()["replay/log_bytes"] == sum(path.stat().st_size for path in present)
+        assert len(segment_paths(tmp_path)) == 3
+        assert len(files) == 4
+        assert log.stats()["replay/unlogged_steps"] == 0
+    numbers, damages = recovered(tmp_path)
+    assert numbers == list(range(60 - len(numbers), 60))
+    assert damages == Damages()
+
+
+@pytest.mark.parametrize("appended", range(4))
+def test_a_process_that_is_killed_while_it_writes_over_a_segment(
+    appended: int, tmp_path: Path
+) -> None:
+    log = ChunkLog(tmp_path, sync_seconds=NEVER, segment_bytes=1500)
+    overwrite(log, range(30 + appended))
+    for unlock in log._locks:  # as the system does when a process ends
+        unlock()
+    assert spare_paths(tmp_path)
+    numbers, damages = recovered(tmp_path)
+    assert numbers == list(range(30 + appended - len(numbers), 30 + appended))
+    assert len(numbers) > 6
+    assert damages == Damages()
+    assert spare_paths(tmp_path) == []
+    log.close()
+
+
+def test_files_of_a_former_life_are_not_written_over(tmp_path: Path) -> None:
+    fill(tmp_path, range(6), segment_bytes=500)
+    (tmp_path / "000000099.spare").write_bytes(b"left by a process that was killed")
+    with opened(tmp_path, segment_bytes=500) as log:
+        for _ in log.recover(Damages()):
+            pass
+        log.forget_before(log.append(chunk(6)).segment)
+        log.sync()
+        assert spare_paths(tmp_path) == []
+        assert [path.stem for path in segment_paths(tmp_path)] == ["000000100"]
+
+
+def test_as_many_spare_files_are_kept_as_are_used_between_two_syncs(tmp_path: Path) -> None:
+    with opened(tmp_path, segment_bytes=500) as log:
+        kept = []
+        for first, appended in ((0, 12), (12, 12), (24, 4), (28, 0), (28, 0), (28, 0)):
+            places = [log.append(chunk(number)) for number in range(first, first + appended)]
+            if places:
+                log.forget_before(places[-1].segment)
+            log.sync()
+            kept.append(len(spare_paths(tmp_path)))
+    assert kept == [3, 4, 3, 2, 1, 1]
 
 
 def test_the_loss_window_is_what_the_disk_does_not_have(
@@ -180,18 +246,18 @@ def test_a_full_disk_costs_durability_and_not_the_run(
 ) -> None:
     with opened(tmp_path) as log:
         log.append(chunk(0))
-        write = chunk_log.write_parts
+        write = segment_writer.write_parts
 
-        def full(descriptor: int, parts: Any) -> None:
-            os.write(descriptor, parts[0])
+        def full(descriptor: int, parts: Any, offset: int) -> None:
+            os.pwrite(descriptor, parts[0], offset)
             failing(errno.ENOSPC)
 
-        monkeypatch.setattr(chunk_log, "write_parts", full)
+        monkeypatch.setattr(segment_writer, "write_parts", full)
         log.append(chunk(1))
         log.append(chunk(2))
         assert log.stats()["replay/unlogged_steps"] == 20
         assert caplog.text.count("No space left on device") == 1
-        monkeypatch.setattr(chunk_log, "write_parts", write)
+        monkeypatch.setattr(segment_writer, "write_parts", write)
         log.append(chunk(3))
         assert log.stats()["replay/loss_window_steps"] == 20
     assert recovered(tmp_path) == ([0, 3], Damages())

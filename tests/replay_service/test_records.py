@@ -16,11 +16,14 @@ from replay_service.records import (
     SEGMENT_MARK,
     Damage,
     Record,
+    encode_end,
     encode_record,
     find_records,
 )
 from wm_distributed.errors import ReplayError
 from wm_distributed.types import SequenceChunk, StreamId
+
+SEGMENT = 5
 
 
 def chunk(number: int, steps: int = 3) -> SequenceChunk:
@@ -29,8 +32,9 @@ def chunk(number: int, steps: int = 3) -> SequenceChunk:
     return SequenceChunk(StreamId(1, 2, 3), number, 7, columns)
 
 
-def record(number: int, *, compress: bool = False) -> bytes:
-    return b"".join(encode_record(chunk(number), 100 * number, compress=compress))
+def record(number: int, *, compress: bool = False, segment: int = SEGMENT) -> bytes:
+    parts = encode_record(chunk(number), 100 * number, segment=segment, compress=compress)
+    return b"".join(parts)
 
 
 def segment(count: int) -> bytes:
@@ -40,7 +44,7 @@ def segment(count: int) -> bytes:
 
 def found(data: bytes) -> tuple[list[int], list[Damage]]:
     """Sequence numbers of the records that were found, each checked, and the damages."""
-    items = list(find_records(data))
+    items = list(find_records(data, SEGMENT))
     whole = [item for item in items if isinstance(item, Record)]
     for item in whole:
         expected = chunk(item.chunk.sequence_number)
@@ -55,8 +59,8 @@ def found(data: bytes) -> tuple[list[int], list[Damage]]:
 @pytest.mark.parametrize("compress", [False, True])
 def test_records_come_back_equal_and_compression_makes_them_smaller(compress: bool) -> None:
     large = SequenceChunk(StreamId(0, 0, 0), 0, 0, {"is_first": np.zeros(5000, bool)})
-    data = b"".join(encode_record(large, 9, compress=compress))
-    (item,) = find_records(SEGMENT_MARK + data)
+    data = b"".join(encode_record(large, 9, segment=SEGMENT, compress=compress))
+    (item,) = find_records(SEGMENT_MARK + data, SEGMENT)
     assert isinstance(item, Record)
     assert (item.number, item.chunk.num_steps, item.num_bytes) == (9, 5000, len(data))
     assert (len(data) < 1000) == compress
@@ -94,13 +98,47 @@ def test_what_lies_between_records_is_skipped_and_counted() -> None:
     assert [d.stop - d.start for d in damages] == [len(junk), len(junk)]
 
 
+def left_over(count: int) -> bytes:
+    """Records, and an end, of the segment whose file this was before."""
+    old = b"".join(record(n, segment=SEGMENT - 1) for n in range(10, 10 + count))
+    return old + encode_end(SEGMENT - 1) + old
+
+
+def test_what_a_file_held_before_is_not_read_and_no_damage() -> None:
+    assert found(segment(3) + encode_end(SEGMENT) + left_over(3)) == ([0, 1, 2], [])
+    assert found(SEGMENT_MARK + encode_end(SEGMENT) + left_over(3)) == ([], [])
+
+
+def test_a_torn_tail_within_what_a_file_held_before_costs_the_last_record_alone() -> None:
+    whole = segment(3) + encode_end(SEGMENT)
+    start = len(segment(2))
+    for length in range(start + 1, len(segment(3)), 7):
+        data = whole[:length] + left_over(300)[length % 100 :]
+        numbers, (damage,) = found(data)
+        assert numbers == [0, 1]
+        assert (damage.start, damage.stop) == (start, len(data))
+
+
+def test_damage_before_the_end_hides_no_record_behind_it() -> None:
+    data = bytearray(segment(4) + encode_end(SEGMENT) + left_over(3))
+    data[len(segment(1)) : len(segment(1)) + 20] = bytes(20)
+    numbers, (damage,) = found(bytes(data))
+    assert numbers == [0, 2, 3]
+    assert (damage.start, damage.stop) == (len(segment(1)), len(segment(2)))
+
+
+def test_segments_of_version_1_are_still_read() -> None:
+    old = b"wmd replay 1\n" + b"".join(record(n, segment=0) for n in range(3))
+    assert found(old) == ([0, 1, 2], [])
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 3))
 def test_arbitrary_bytes_raise_nothing_and_hide_no_record_before_them(junk: bytes, n: int) -> None:
-    items = list(find_records(segment(n) + junk))
+    items = list(find_records(segment(n) + junk, SEGMENT))
     assert [i.chunk.sequence_number for i in items[:n] if isinstance(i, Record)] == list(range(n))
     assert sum(isinstance(i, Record) for i in items) == n
-    assert not any(isinstance(i, Record) for i in find_records(junk))
+    assert not any(isinstance(i, Record) for i in find_records(junk, SEGMENT))
 
 
 @settings(max_examples=150, deadline=None)
@@ -127,7 +165,7 @@ def forged(
     size = len(payload) if size is None else size
     checksum = xxhash.xxh3_64_intdigest(payload)
     fields = struct.pack("<4sB3xIIQQ", b"\xf5wmr", compression, size, steps, number, checksum)
-    return fields + struct.pack("<I", zlib.crc32(fields)) + payload
+    return fields + struct.pack("<I", zlib.crc32(fields, SEGMENT)) + payload
 
 
 def bomb() -> bytes:
@@ -167,7 +205,7 @@ def test_a_segment_of_false_starts_is_given_up() -> None:
 def test_a_chunk_that_no_record_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = SequenceChunk(StreamId(0, 0, 0), 0, 0, {"is_first": np.array([None])})
     with pytest.raises(ReplayError, match="dtype object cannot be encoded"):
-        encode_record(bad, 0, compress=False)
+        encode_record(bad, 0, segment=SEGMENT, compress=False)
     monkeypatch.setattr(records, "MAX_RECORD_BYTES", 50)
     with pytest.raises(ReplayError, match="a record of the chunk log 50 at most: lower"):
-        encode_record(chunk(0), 0, compress=False)
+        encode_record(chunk(0), 0, segment=SEGMENT, compress=False)
