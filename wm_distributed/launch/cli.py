@@ -83,6 +83,9 @@ def resume(argv: list[str]) -> int:
         )
     saved, family = run_dir.load_config()
     config = parse_resume(saved, family.config, argv[1:], f"{PROG} resume {argv[0]}")
+    from wm_distributed.launch.preflight import refuse_other_groups
+
+    refuse_other_groups(saved.learner, config.learner)
     return _run(config, run_dir, resume=True)
 
 

@@ -138,6 +138,22 @@ def _check_groups(family: FamilySpec, config: RunConfig[Any]) -> None:
         )
 
 
+def refuse_other_groups(saved: LearnerConfig, asked: LearnerConfig) -> None:
+    """Refuses to resume a run with other learner groups than it was saved with.
+
+    Each group has checkpoints of its own, with its place among its own phases.
+
+    Raises:
+        ConfigError: What the run was saved with.
+    """
+    if saved.groups != asked.groups:
+        names = [" ".join(groups) or "empty" for groups in (asked.groups, saved.groups)]
+        raise ConfigError(
+            f"learner.groups is {names[0]}, but the run was saved with {names[1]}, and each group "
+            "goes on from checkpoints of its own: leave it as it was, or begin a new run"
+        )
+
+
 def _check_sharding(family: FamilySpec, learner: LearnerConfig) -> None:
     if learner.sharding == "none":
         return

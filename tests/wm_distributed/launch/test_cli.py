@@ -129,6 +129,24 @@ def test_resume_goes_on_with_the_saved_configuration_and_the_changes(
     assert first["config"].stop.env_steps != 5000
 
 
+def test_resume_refuses_other_learner_groups_than_the_run_was_saved_with(
+    made: list[dict[str, Any]],
+    fake_runtime: Any,
+    make_status: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["train", COUNTING, "--run-dir", "mine", "--learner.groups", "a", "b+c"])
+    save_a_checkpoint(Path("mine"))
+    for groups in (["b+c", "a"], ["a+b", "c"], []):
+        message = failure(capsys, "resume", "mine", "--learner.groups", *groups)
+        assert f"learner.groups is {' '.join(groups) or 'empty'}, but the run was" in message
+        assert "saved with a b+c" in message
+    fake_runtime.statuses = [make_status(5000, finished=True)]
+    assert main(["resume", "mine"]) == 0
+    assert len(made) == 2
+    assert RunDir(Path("mine")).load_config()[0].learner.groups == ("a", "b+c")
+
+
 def test_a_run_without_a_checkpoint_is_not_resumed(
     made: list[dict[str, Any]], run_dir: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
