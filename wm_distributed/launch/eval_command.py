@@ -70,7 +70,10 @@ def _for_evaluation(config: RunConfig[Any], episodes: int | None) -> RunConfig[A
         eval=replace(config.eval, final_episodes=episodes),
         actors=replace(config.actors, num_actors=1, envs_per_actor=1),
         gateway=replace(config.gateway, port=None),
-        replay=replace(config.replay, durable=False),  # which the shards of a running run hold
-        learner=replace(config.learner, num_ranks=1, device="cpu", compile=False),
+        # The log is held by the shards of a running run.
+        replay=replace(config.replay, durable=False, offline=None),
+        learner=replace(
+            config.learner, num_ranks=1, groups=(), sharding="none", device="cpu", compile=False
+        ),
         runtime=replace(config.runtime, kind="inline", ray_address=None, metrics_port=None),
     )

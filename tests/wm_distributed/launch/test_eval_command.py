@@ -6,8 +6,11 @@ import pytest
 
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import CheckpointError, ConfigError, RunDirError
+from wm_distributed.families.dreamer.presets import debug as dreamer_debug
+from wm_distributed.families.iris.presets import debug as iris_debug
 from wm_distributed.launch import eval_command
 from wm_distributed.launch.eval_command import evaluate_run
+from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.run_dir import RunDir
 
 
@@ -46,6 +49,31 @@ def test_the_agent_is_shown_beside_the_random_policy_and_nothing_is_changed(
     assert not used.replay.durable  # a running run keeps its replay to itself
     assert used.model == config.model
     assert run_dir.load_config()[0] == config
+
+
+@pytest.mark.parametrize(
+    ("saved", "learner", "offline"),
+    [
+        (iris_debug(), {"groups": ("tokenizer", "world_model+actor_critic")}, None),
+        (dreamer_debug(), {"num_ranks": 2, "sharding": "fsdp"}, None),
+        (dreamer_debug(), {}, "what it was trained on"),
+    ],
+)
+def test_what_only_training_needs_is_left_out(
+    saved: RunConfig[Any],
+    learner: dict[str, Any],
+    offline: str | None,
+    tmp_path: Path,
+    asked: list[tuple[RunConfig[Any], bool]],
+) -> None:
+    saved = replace(
+        saved,
+        learner=replace(saved.learner, **learner),
+        replay=replace(saved.replay, offline=offline),
+    )
+    RunDir(tmp_path).save_config(saved)
+    evaluate_run(tmp_path)
+    preflight(asked[0][0], tmp_path)  # or it would be refused
 
 
 def test_episodes_and_video(
