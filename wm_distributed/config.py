@@ -175,6 +175,8 @@ class EvalConfig:
 
     every_env_steps: Whole = 5_000
     """Environment steps between evaluations during training; 0: none."""
+    every_train_steps: Whole = 0
+    """Train steps between further evaluations; 0: none. With replay.offline only these come."""
     episodes: Count = 5
     """Episodes of an evaluation during training."""
     final_episodes: Count = 20

@@ -117,7 +117,7 @@ class InlineRuntime:
         self._turns = self._take_turns(learner)
         self._began_at = learner.train_steps
         self._snapshot_at = time.monotonic()
-        self._schedule.begin(self._env_steps, trained_seconds)
+        self._schedule.begin(self._env_steps, learner.train_steps, trained_seconds)
 
     def poll(self) -> RunStatus:
         assert self._turns is not None
@@ -236,7 +236,7 @@ class InlineRuntime:
     def _take_turns(self, learner: Learner) -> Generator[Evaluation | None, None, None]:
         """Trains, and evaluates when it is due; pauses often, also within an evaluation."""
         for _ in self._lockstep(learner):
-            number = self._schedule.evaluation_due(self._env_steps)
+            number = self._schedule.evaluation_due(self._env_steps, learner.train_steps)
             yield None if number is None else (yield from self._evaluate(learner, number))
 
     def _lockstep(self, learner: Learner) -> Iterator[None]:

@@ -20,29 +20,38 @@ class Schedule:
     ) -> None:
         """Begins with a run that has done nothing."""
         self._stop = stop
-        self._every = evaluation.every_env_steps
+        self._every = evaluation
         self._evaluated = 0
         self._good_enough = 0  # evaluations, without a worse one since
         self._clock = clock
         self._began = clock()
 
-    def begin(self, env_steps: int = 0, trained_seconds: float = 0.0) -> None:
+    def begin(self, env_steps: int = 0, train_steps: int = 0, trained_seconds: float = 0.0) -> None:
         """Lets the time run.
 
         Args:
             env_steps: How far a resumed run had come.
+            train_steps: The same in train steps.
             trained_seconds: How long that had taken.
         """
-        self._evaluated = env_steps // self._every if self._every else 0
+        self._evaluated = self._due(env_steps, train_steps)
         self._began = self._clock() - trained_seconds
 
-    def evaluation_due(self, env_steps: int) -> int | None:
+    def evaluation_due(self, env_steps: int, train_steps: int) -> int | None:
         """Number (from 1) of the evaluation to begin now; None: none is due."""
-        number = env_steps // self._every if self._every else 0
+        number = self._due(env_steps, train_steps)
         if number <= self._evaluated:
             return None
         self._evaluated = number
         return number
+
+    def _due(self, env_steps: int, train_steps: int) -> int:
+        """Evaluations that are due by then, those included that would have been missed."""
+        counts = (
+            (env_steps, self._every.every_env_steps),
+            (train_steps, self._every.every_train_steps),
+        )
+        return sum(count // every for count, every in counts if every)
 
     def note(self, evaluation: Evaluation) -> None:
         """Takes notice of an evaluation during training, once for each."""

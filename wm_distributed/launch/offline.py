@@ -67,6 +67,11 @@ def check_offline(plan: Plan) -> None:
             "ends the run; set stop.train_steps or stop.wall_seconds"
         )
     _check_columns(source, _stored_layout(source), _acted_layout(plan))
+    if not config.eval.every_train_steps:
+        logger.warning(
+            "the run is evaluated at its end only: eval.every_env_steps means nothing with "
+            "replay.offline, and eval.every_train_steps is 0"
+        )
 
 
 def _check_columns(source: str, there: Layout, here: Layout) -> None:

@@ -104,15 +104,15 @@ class RayRuntime:
             team.on_restart = partial(self._revived, team)
         for team in (*self._services, *self._learners):
             team.start()
-        if self._plan.is_pipeline:
-            self._begin_pipeline(self._wait_for_learner())
-        elif self._resume:
-            self._resume_from(self._wait_for_learner(), self._shards.standing())
-        else:
+        if not (self._plan.is_pipeline or self._resume):
             self._actors.start(self._config.seed, 0)
-            self._wait_for_learner()
+        pulse = self._wait_for_learner()
+        if self._plan.is_pipeline:
+            self._begin_pipeline(pulse)
+        elif self._resume:
+            self._resume_from(pulse, self._shards.standing())
         seconds = RunDir(self._run_dir).trained_seconds() if self._resume else 0.0
-        self._schedule.begin(self._env_steps, seconds)
+        self._schedule.begin(self._env_steps, pulse.began_at, seconds)
 
     def poll(self) -> RunStatus:
         time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
@@ -228,7 +228,8 @@ class RayRuntime:
             self._schedule.note(done)
         if not self._evaluator.busy:
             if self._evaluation_due is None:
-                self._evaluation_due = self._schedule.evaluation_due(self._env_steps)
+                steps = self._env_steps, self._train_steps
+                self._evaluation_due = self._schedule.evaluation_due(*steps)
             self._begin_evaluation()
         return () if done is None else (done,)
 

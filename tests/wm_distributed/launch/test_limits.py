@@ -46,15 +46,27 @@ def test_as_many_good_evaluations_as_are_asked_for_have_to_follow_each_other() -
 
 def test_evaluations_are_due_once_at_each_multiple_and_missed_ones_are_not_made_up_for() -> None:
     schedule = Schedule(StopConfig(), EvalConfig(every_env_steps=10))
-    due = [schedule.evaluation_due(steps) for steps in (0, 9, 10, 11, 35, 39, 40)]
+    due = [schedule.evaluation_due(steps, 7) for steps in (0, 9, 10, 11, 35, 39, 40)]
     assert due == [None, None, 1, None, 3, None, 4]
 
 
 def test_a_resumed_run_does_not_evaluate_again_where_it_came_from() -> None:
     schedule = Schedule(StopConfig(), EvalConfig(every_env_steps=10))
     schedule.begin(env_steps=25)
-    assert [schedule.evaluation_due(steps) for steps in (25, 29, 30)] == [None, None, 3]
+    assert [schedule.evaluation_due(steps, 0) for steps in (25, 29, 30)] == [None, None, 3]
+
+
+def test_evaluations_by_train_steps_come_also_where_no_environment_steps_are_taken() -> None:
+    schedule = Schedule(StopConfig(), EvalConfig(every_train_steps=100))
+    schedule.begin(train_steps=250)
+    assert [schedule.evaluation_due(0, steps) for steps in (250, 299, 300)] == [None, None, 3]
+
+
+def test_each_evaluation_has_a_number_of_its_own() -> None:
+    schedule = Schedule(StopConfig(), EvalConfig(every_env_steps=10, every_train_steps=100))
+    due = [schedule.evaluation_due(*steps) for steps in ((10, 90), (10, 110), (20, 110), (30, 200))]
+    assert due == [1, 2, 3, 5]
 
 
 def test_no_evaluation_is_due_where_none_is_wanted() -> None:
-    assert Schedule(StopConfig(), EvalConfig(every_env_steps=0)).evaluation_due(10**6) is None
+    assert Schedule(StopConfig(), EvalConfig(every_env_steps=0)).evaluation_due(10**6, 99) is None
