@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rich.console import Console
 from wm_distributed.config import (
     ActorConfig,
     EvalConfig,
+    GatewayConfig,
     LearnerConfig,
     ReplayConfig,
     RunConfig,
@@ -21,7 +23,7 @@ from wm_distributed.launch.bench_command import show
 from wm_distributed.launch.chaos.hunt import Hunt
 from wm_distributed.launch.chaos.verdict import judge_promises, judge_times, read_logs
 from wm_distributed.launch.run_dir import RunDir
-from wm_distributed.ranges import Positive
+from wm_distributed.ranges import Positive, Share
 from wm_distributed.testing.counting_family import counting_preset
 
 
@@ -30,6 +32,8 @@ def hunted_config() -> RunConfig[Any]:
 
     Nothing is evicted, so that everything can be found afterwards.
     """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     return replace(
         counting_preset(),
         actors=ActorConfig(num_actors=1, envs_per_actor=4, chunk_steps=16),
@@ -37,6 +41,7 @@ def hunted_config() -> RunConfig[Any]:
                             snapshot_seconds=10.0),
         learner=LearnerConfig(num_ranks=2, num_threads=1, device="cpu",
                               checkpoint_every_seconds=5.0),
+        gateway=GatewayConfig(port=port, max_streams=2),
         eval=EvalConfig(every_env_steps=500, episodes=2, final_episodes=4, envs=2),
         stop=StopConfig(env_steps=None, wall_seconds=1e6),
     )  # fmt: skip
@@ -46,6 +51,7 @@ def run_chaos(
     minutes: Positive = 2.0,
     every: Positive = 10.0,
     seed: int = 0,
+    stopped: Share = 0.0,
     run_dir: Path | None = None,
     json: Path | None = None,
     check: bool = False,
@@ -58,6 +64,8 @@ def run_chaos(
         minutes: How long processes are killed; start and end take another minute.
         every: Seconds from one kill to the next. The driver's takes longer: the run is resumed.
         seed: Of who is killed when.
+        stopped: Share of the victims that are stopped (SIGSTOP) instead of killed, as if they hung;
+            never the driver.
         run_dir: New directory of the run; none: the next free number, runs/chaos-001.
         json: File for the figures.
         check: Exit with status 1 also if a process was not back in time.
@@ -66,7 +74,7 @@ def run_chaos(
     directory.save_config(hunted_config())
     console = Console()
     console.print(f"killing a process of {directory.path} every {every:g} s for {minutes:g} min")
-    hunt = Hunt(directory, seed)
+    hunt = Hunt(directory, seed, stopped)
     broken = False
     try:
         with hunt.running():

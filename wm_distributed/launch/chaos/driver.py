@@ -1,7 +1,8 @@
 """The driver of a hunted run: ``python -m wm_distributed.launch.chaos.driver RUN_DIR [resume]``.
 
-It is the driver of every run, with three differences: the configuration is the one that lies in the
-run directory, actors keep a ledger, and whoever is killed again and again is no crash loop.
+It is the driver of every run, with four differences: the configuration is the one that lies in the
+run directory, actors keep a ledger, whoever is killed again and again is no crash loop, and a
+process counts as hung after some seconds without an answer instead of two minutes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from wm_distributed.launch.supervisor import Process, Team
 
 LEDGERS = "ledgers"
 RESUME = "resume"
+SILENT_SECONDS = 15.0
 
 
 class HuntedTeams(RayTeams):
@@ -44,8 +46,12 @@ class HuntedTeams(RayTeams):
         launch: Callable[[int], Sequence[Process]],
         **patience: Any,
     ) -> Team:
-        endless = {"max_restarts": 1_000_000, "calm_seconds": 0.0}
-        return super()._team(role, index, launch, **patience | endless)
+        hunted = {
+            "max_restarts": 1_000_000,
+            "calm_seconds": 0.0,
+            "silent_seconds": SILENT_SECONDS,
+        }
+        return super()._team(role, index, launch, **patience | hunted)
 
 
 class HuntedRuntime(RayRuntime):

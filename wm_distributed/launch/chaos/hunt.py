@@ -1,8 +1,10 @@
-"""Kills a run's processes one after another, and measures how soon each is back.
+"""Kills or stops a run's processes one after another, and measures how soon each is back.
 
 Whom to kill is drawn as from a pack of cards, with one card a role: every role dies once before any
 dies again, in an order that follows from the seed. Among several processes of a role one is drawn.
-The driver is one of the roles; when it has died, the run is resumed at once.
+The driver is one of the roles; when it has died, the run is resumed at once. A share of the others
+is stopped (SIGSTOP) instead of killed: such a process is hung, and has to be noticed first. A
+simulator outside the run inserts through the gateway all the time.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from wm_distributed.errors import DeadlineError, RunDirError, WorkerDiedError
-from wm_distributed.launch.chaos import driver
+from wm_distributed.launch.chaos import driver, outsider
 from wm_distributed.launch.run_dir import RunDir, read_json
 
 DRIVER = "driver"
-ROLES = ("actor", "shard", "learner", "limiter", "server", "evaluator", DRIVER)
+ROLES = ("actor", "shard", "learner", "limiter", "server", "evaluator", "gateway", DRIVER)
 STALL_SECONDS = 120.0
 _START_SECONDS = 600.0
 _WATCH_SECONDS = 0.1
@@ -42,6 +44,7 @@ class Kill:
         index: Its number within the role.
         pid: Its process id.
         at: When, by ``time.time``.
+        stopped: Whether it was stopped instead.
         back_seconds: Until another was ready in its place; None: not yet.
     """
 
@@ -49,6 +52,7 @@ class Kill:
     index: int
     pid: int
     at: float
+    stopped: bool = False
     back_seconds: float | None = None
 
 
@@ -62,13 +66,20 @@ class Hunt:
             were counted.
     """
 
-    def __init__(self, run_dir: RunDir, seed: int) -> None:
-        """Starts nothing yet; the directory holds the run's configuration."""
+    def __init__(self, run_dir: RunDir, seed: int, stopped: float = 0.0) -> None:
+        """Starts nothing yet.
+
+        Args:
+            run_dir: Holds the run's configuration.
+            seed: Of who dies when.
+            stopped: Share of the victims that are stopped instead of killed.
+        """
         self.kills: list[Kill] = []
         self.unasked: Counter[str] = Counter()
         self.longest_stall = 0.0
         self._run_dir = run_dir
         self._rng = random.Random(seed)
+        self._stopped = stopped
         self._driver: subprocess.Popen[bytes] | None = None
         self._status: dict[str, Any] = {}
         self._progress = (-1, -1)
@@ -85,7 +96,8 @@ class Hunt:
         self._start()
         try:
             self._until_it_trains()
-            yield
+            with self._outsider():
+                yield
             self._stop()
         finally:
             self._driver_process.kill()
@@ -114,9 +126,10 @@ class Hunt:
             return self._kill_driver()
         self._until(lambda status: _running(status, role))
         victim = self._rng.choice(_running(self._status, role))
-        kill = Kill(role, victim["index"], victim["pid"], time.time())
+        stopped = self._rng.random() < self._stopped
+        kill = Kill(role, victim["index"], victim["pid"], time.time(), stopped)
         with contextlib.suppress(ProcessLookupError):  # another of its team has just died
-            os.kill(kill.pid, signal.SIGKILL)
+            os.kill(kill.pid, signal.SIGSTOP if stopped else signal.SIGKILL)
             self.kills.append(kill)
 
     def _kill_driver(self) -> None:
@@ -156,6 +169,22 @@ class Hunt:
             self._driver = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
+
+    @contextlib.contextmanager
+    def _outsider(self) -> Iterator[None]:
+        """Has a simulator outside the run insert inside the block, if there is a gateway."""
+        config, _ = self._run_dir.load_config()
+        path = self._run_dir.path
+        command = [sys.executable, "-m", outsider.__name__]
+        arguments = [str(config.gateway.port), str(path / driver.LEDGERS)]
+        with (
+            (path / "outsider.txt").open("ab") as output,
+            subprocess.Popen([*command, *arguments], stdout=output, stderr=output) as process,
+        ):
+            try:
+                yield
+            finally:
+                process.kill()
 
     def _until_it_trains(self) -> None:
         """Waits for the first step of a driver that has just been started."""

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.gateway.admission import FIRST_ACTOR
 from replay_service.segments import Damages
 from replay_service.stored import find_shards, stored_chunks
 from wm_distributed.launch.bench import BenchResult
-from wm_distributed.launch.chaos.driver import LEDGERS
+from wm_distributed.launch.chaos.driver import LEDGERS, SILENT_SECONDS
 from wm_distributed.launch.chaos.hunt import ROLES, STALL_SECONDS, Hunt, Kill
 from wm_distributed.launch.chaos.ledger import Entries, key_of, read_ledgers
 from wm_distributed.launch.run_dir import RunDir, read_json
@@ -64,18 +65,24 @@ def read_logs(run_dir: Path) -> Found:
 
 
 def judge_times(kills: Sequence[Kill], shard_gigabytes: float) -> list[BenchResult]:
-    """How soon each role was back, the worst of its deaths against its bound."""
+    """How soon each role was back, the worst of its deaths against its bound.
+
+    One that was stopped has to be noticed first, by its silence.
+    """
     results = []
-    for role in ROLES:
-        seconds = [kill.back_seconds or 0.0 for kill in kills if kill.role == role]
+    for role, stopped in itertools.product(ROLES, (False, True)):
+        victims = [kill for kill in kills if (kill.role, kill.stopped) == (role, stopped)]
+        seconds = [kill.back_seconds or 0.0 for kill in victims]
         if not seconds:
             continue
         bound = BOUNDS.get(role)
-        if bound is not None and role == "shard":
-            bound += shard_gigabytes
+        if bound is not None:
+            bound += shard_gigabytes if role == "shard" else 0.0
+            bound += SILENT_SECONDS if stopped else 0.0
+        how = "stopped" if stopped else "killed"
         results.append(
             BenchResult(
-                name=f"{role}, killed {len(seconds)} times: back at the latest after",
+                name=f"{role}, {how} {len(seconds)} times: back at the latest after",
                 value=max(seconds),
                 unit="s",
                 reference=bound,
@@ -92,6 +99,7 @@ def judge_promises(run_dir: RunDir, hunt: Hunt, found: Found) -> list[BenchResul
     told = read_ledgers(run_dir.path / LEDGERS)
     return [
         *judge_ledger(told, found),
+        _judge_gateway(told),
         *_judge_sequences(run_dir),
         *_judge_counts(run_dir, found),
         _none("deaths that nobody asked for", hunt.unasked.total(), _listed(hunt.unasked)),
@@ -114,6 +122,13 @@ def judge_ledger(told: Entries, found: Found) -> list[BenchResult]:
         _none("stored twice", _steps(repeated)),
         _none("damaged places in the logs", found.damages),
     ]
+
+
+def _judge_gateway(told: Entries) -> BenchResult:
+    """Whether the simulator outside was told that anything is stored."""
+    outside = Counter({key: n for key, n in told.items() if key[0].actor >= FIRST_ACTOR})
+    name = "steps acknowledged by the gateway"
+    return BenchResult(name=name, value=_steps(outside), unit="steps", at_least=1.0)
 
 
 def _judge_sequences(run_dir: RunDir) -> list[BenchResult]:

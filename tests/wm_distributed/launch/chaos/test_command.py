@@ -23,4 +23,5 @@ def test_nothing_is_lost_while_each_role_is_killed(tmp_path: Path) -> None:
     for role in ROLES:
         assert any(name.startswith(f"{role}, killed") for name in values), role
     assert values["steps acknowledged"] > 500
+    assert values["steps acknowledged by the gateway"] > 20
     assert values["sequences checked"] > 500

@@ -1,4 +1,7 @@
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +36,22 @@ def test_the_order_follows_from_the_seed(run_dir: RunDir, monkeypatch: pytest.Mo
     orders = [victims(run_dir, seed, monkeypatch) for seed in (0, 0, 1)]
     assert orders[0] == orders[1]
     assert orders[0][: len(ROLES)] != orders[2][: len(ROLES)]
+
+
+@pytest.mark.parametrize(("share", "state"), [(1.0, "T"), (0.0, "Z")])
+def test_a_victim_is_stopped_or_killed(share: float, state: str, run_dir: RunDir) -> None:
+    hunt = Hunt(run_dir, 0, share)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as victim:
+        process = {"role": "actor", "index": 0, "pid": victim.pid, "health": "running"}
+        hunt._status = {"processes": [process]}
+        hunt._until = lambda condition, *_: condition(hunt._status)  # type: ignore[method-assign]
+        hunt._kill("actor")
+        while (found := state_of(victim.pid)) in "RSD":
+            pass
+        victim.kill()
+    assert found == state
+    assert [kill.stopped for kill in hunt.kills] == [bool(share)]
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -81,7 +81,9 @@ def test_a_policy_that_goes_back_is_noticed(tmp_path: Path) -> None:
 
 def test_the_slowest_return_of_each_role_is_held_against_its_bound() -> None:
     times = {"actor": [1.0, 6.0, 2.0], "shard": [11.0], "server": [90.0]}
-    kills = [Kill(role, 0, 1, 0.0, back) for role, some in times.items() for back in some]
+    kills = [
+        Kill(role, 0, 1, 0.0, back_seconds=back) for role, some in times.items() for back in some
+    ]
     actor, shard, server = judge_times(kills, shard_gigabytes=2.0)
     assert (actor.value, actor.reference, actor.passed) == (6.0, 5.0, False)
     assert actor.name.startswith("actor, killed 3 times")
@@ -89,3 +91,11 @@ def test_the_slowest_return_of_each_role_is_held_against_its_bound() -> None:
     assert shard.reference == pytest.approx(12.0)
     assert shard.passed
     assert server.passed is None
+
+
+def test_one_that_was_stopped_may_take_longer_because_it_has_to_be_noticed() -> None:
+    kills = [Kill("actor", 0, 1, 0.0, stopped, 12.0) for stopped in (False, True)]
+    killed, stopped = judge_times(kills, shard_gigabytes=0.0)
+    assert (killed.reference, killed.passed) == (5.0, False)
+    assert stopped.name.startswith("actor, stopped 1 times")
+    assert stopped.passed
