@@ -21,7 +21,7 @@ from typing import cast
 
 from replay_service.client import ReplayClient
 from replay_service.messages import Standing
-from wm_distributed.errors import DeadlineError
+from wm_distributed.errors import DeadlineError, WmError
 from wm_distributed.launch.aggregate import aggregate
 from wm_distributed.launch.evaluation import FINAL
 from wm_distributed.launch.experience import next_incarnation, reload
@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _WAIT_SECONDS = 0.1
 _FINISH_SECONDS = 300.0  # for the last step, publication and checkpoint
+_COUNT_SECONDS = 5.0  # for what a limiter that came back has missed
 
 
 class RayRuntime:
@@ -214,6 +215,10 @@ class RayRuntime:
         elif team.role == "limiter":
             since = pulse.counts if pulse else {}
             counts = {name: count + since.get(name, 0) for name, count in last_counts.items()}
+            try:  # the last counts that were heard may be a second old, and a thousand steps
+                counts = self._plan.counts_with(counts, self._shards.standing(_COUNT_SECONDS))
+            except WmError as error:
+                logger.warning("steps since the limiter was last heard are not counted: %s", error)
             self._teams.services.limiter.load_state_dict.remote(counts, self._held_steps)
         elif team.role == "server":
             for group in self._learners:

@@ -31,16 +31,16 @@ class RayShards:
         self._snapshot_at = time.monotonic()
         self._snapshots: list[ray.ObjectRef[None]] = []
 
-    def standing(self) -> Standing:
+    def standing(self, timeout_seconds: float = _RECOVERY_SECONDS) -> Standing:
         """How far all shards have come, once each has read its log.
 
         Raises:
-            WmError: One of them could not.
+            WmError: One of them could not, or not in time.
         """
         references = [actor.standing.remote() for actor in self._actors]
         standing = Standing.of_all(
             [
-                RayPending(reference, f"replay shard {index}, recovery").result(_RECOVERY_SECONDS)
+                RayPending(reference, f"replay shard {index}, recovery").result(timeout_seconds)
                 for index, reference in enumerate(references)
             ]
         )

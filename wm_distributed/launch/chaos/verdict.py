@@ -113,7 +113,11 @@ def judge_promises(run_dir: RunDir, hunt: Hunt, found: Found) -> list[BenchResul
 
 
 def judge_ledger(told: Entries, found: Found) -> list[BenchResult]:
-    """Whether all that actors were told is stored can be found, once and whole."""
+    """Whether all that senders were told is stored can be found, once and whole.
+
+    What comes through the gateway is told twice: to it, and by it to the simulator outside.
+    """
+    told = Counter(told.keys())
     lost = told - found.chunks
     repeated = Counter({key: count - 1 for key, count in found.chunks.items() if count > 1})
     return [
@@ -126,7 +130,7 @@ def judge_ledger(told: Entries, found: Found) -> list[BenchResult]:
 
 def _judge_gateway(told: Entries) -> BenchResult:
     """Whether the simulator outside was told that anything is stored."""
-    outside = Counter({key: n for key, n in told.items() if key[0].actor >= FIRST_ACTOR})
+    outside = Counter(key for key in told if key[0].actor >= FIRST_ACTOR)
     name = "steps acknowledged by the gateway"
     return BenchResult(name=name, value=_steps(outside), unit="steps", at_least=1.0)
 

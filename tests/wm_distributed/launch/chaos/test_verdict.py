@@ -53,6 +53,13 @@ def test_a_chunk_that_was_told_and_is_missing_is_lost(tmp_path: Path) -> None:
     assert broken(judge_ledger(entries(CHUNKS), read_logs(tmp_path))) == {"of these, lost": 8}
 
 
+def test_what_two_senders_were_told_of_the_same_chunk_counts_once(tmp_path: Path) -> None:
+    store(tmp_path, CHUNKS)
+    results = judge_ledger(entries([*CHUNKS, *CHUNKS[:3]]), read_logs(tmp_path))
+    assert broken(results) == {}
+    assert results[0].value == 80
+
+
 def test_a_chunk_in_two_shards_is_stored_twice(tmp_path: Path) -> None:
     store(tmp_path, CHUNKS)
     store(tmp_path, CHUNKS[:2], index=1)
