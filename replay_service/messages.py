@@ -114,6 +114,9 @@ class Sequences(Protocol):
     @property
     def layout(self) -> Layout: ...
 
+    def held(self, numbers: Array) -> Array:
+        """``bool (n,)``: which of some sequences can still be copied, as far as is known."""
+
     def copy(self, numbers: Array, into: Columns, first: int) -> Array:
         """Copies some sequences into a batch.
 
@@ -147,6 +150,9 @@ class SampleReply:
     def layout(self) -> Layout:
         """The columns of a step."""
         return {name: (value.shape[2:], value.dtype) for name, value in self.columns.items()}
+
+    def held(self, numbers: Array) -> Array:
+        return np.ones(len(numbers), bool)
 
     def copy(self, numbers: Array, into: Columns, first: int) -> Array:
         for name, value in self.columns.items():

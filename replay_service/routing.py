@@ -101,6 +101,11 @@ class BatchBuilder:
         answers = {(shard, id(answer)): answer for shard, answer, _ in chosen}
         for (shard, key), answer in answers.items():
             numbers = np.array([number for _, one, number in chosen if id(one) == key])
+            # Another takes an overwritten one's place here at no cost, and after the copy at that
+            # of copying all that follow it once more.
+            numbers = numbers[answer.held(numbers)]
+            if len(numbers) == 0:
+                continue
             self._match(shard, answer)
             first, stop = self._filled, self._filled + len(numbers)
             good = answer.copy(numbers, self._columns, first)

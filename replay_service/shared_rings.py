@@ -41,6 +41,11 @@ class SharedRings:
         columns = open_shared(described)
         return None if columns is None else cls(described, columns)
 
+    def held(self, rows: Array, generations: Array) -> Array:
+        """``bool (b,)``: which sequences have not been overwritten; see :meth:`copy`."""
+        held: Array = (self._generations[rows // self._block_steps] == generations).all(axis=1)
+        return held
+
     def copy(self, rows: Array, generations: Array, into: Columns, first: int) -> Array:
         """Copies sequences into a batch.
 
@@ -67,7 +72,7 @@ class SharedRings:
             torn = torn[((before != after) | (before % 2 == 1)).any(axis=1)]
             if len(torn) == 0:
                 break
-        whole: Array = (self._generations[blocks] == generations).all(axis=1)
+        whole = self.held(rows, generations)
         whole[torn] = False
         return whole
 
@@ -86,6 +91,9 @@ class SharedReply:
         self.holdings = located.holdings
         self.layout = chosen_columns(rings.layout, columns, "shared replay memory")
         self._rings = rings
+
+    def held(self, numbers: Array) -> Array:
+        return self._rings.held(self.rows[numbers], self.generations[numbers])
 
     def copy(self, numbers: Array, into: Columns, first: int) -> Array:
         return self._rings.copy(self.rows[numbers], self.generations[numbers], into, first)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from replay_service.messages import Located, Picks, SampleRequest, ShardUpdate
+from replay_service.routing import BatchBuilder
 from replay_service.shard import ReplayShard
 from replay_service.shared_rings import SharedReply, SharedRings
 from wm_distributed.api import DataSpec
-from wm_distributed.types import Columns, SequenceChunk, StreamId
+from wm_distributed.types import Array, Columns, SequenceChunk, StreamId
 
 LENGTH = 4
 WIDTH = 512
@@ -76,7 +77,38 @@ def test_sequences_overwritten_since_they_were_chosen_are_reported() -> None:
     batch = room(rings, 200)
     whole = rings.copy(located.rows, located.generations, batch, 0)
     np.testing.assert_array_equal(whole, first >= 80)
+    np.testing.assert_array_equal(SharedReply(located, rings).held(np.arange(200)), whole)
     np.testing.assert_array_equal(batch["number"][whole], located.rows[whole])
+
+
+def test_a_batch_is_not_delayed_by_copies_of_what_is_overwritten_already(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shard = make_shard()
+    for number in range(30):
+        insert(shard, number)
+    located, rings = locate(shard, 200)
+    for number in range(30, 38):
+        insert(shard, number)
+    copied: list[int] = []
+    copy = rings.copy
+
+    def counted(rows: Array, generations: Array, into: Columns, first: int) -> Array:
+        copied.append(len(rows))
+        return copy(rows, generations, into, first)
+
+    monkeypatch.setattr(rings, "copy", counted)
+    reply = SharedReply(located, rings)
+    builder = BatchBuilder(200, context=0)
+    builder.add([(0, reply, number) for number in range(200)])
+    held = located.rows[:, 0] >= 80
+    assert copied == [held.sum()]
+    assert builder.missing == 200 - held.sum()
+    builder.add([(0, reply, number) for number in np.flatnonzero(~held)])  # none of them is held
+    others = np.resize(np.flatnonzero(held), builder.missing)
+    builder.add([(0, reply, number) for number in others])
+    batch = builder.build()
+    np.testing.assert_array_equal(batch.columns["number"], batch.addresses.slot)
 
 
 class Overtaken(np.ndarray):
