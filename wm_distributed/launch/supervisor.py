@@ -100,8 +100,10 @@ class Team:
     Attributes:
         role: What they do.
         restarts: How often they were started again.
-        recovery_seconds: From the last death that was noticed until all processes were ready.
-        on_restart: Called at that moment, with the last counts of the process that ended.
+        recovery_seconds: From the last death until all processes were ready. It counts from the
+            moment at which the death was noticed; where somebody else has already replaced the
+            process, from the last answer before.
+        on_restart: Called when all are ready again, with the last counts of the process that ended.
     """
 
     def __init__(
@@ -162,12 +164,12 @@ class Team:
                 self.start()
             return
         for index, member in enumerate(self._members):
-            before = member.pulse
+            before, heard_at = member.pulse, member.heard_at
             if failure := member.check(now, self._patience):
                 self._mend(self._first_index + index, failure, now)
                 return
             if before and member.pulse and not _same_process(before, member.pulse):
-                self._take_note(self._first_index + index, before)
+                self._take_note(self._first_index + index, before, heard_at)
         if self._died_at is not None and self.ready:
             self.recovery_seconds, self._died_at = now - self._died_at, None
             self.on_restart(self._last_counts)
@@ -226,12 +228,15 @@ class Team:
         """What ended incarnations had counted, of the counters that are summed."""
         return self._lost
 
-    def _take_note(self, index: int, before: Pulse) -> None:
-        """Counts a restart that somebody else has done, under the same handle."""
+    def _take_note(self, index: int, before: Pulse, heard_at: float) -> None:
+        """Counts a restart that somebody else has done, under the same handle.
+
+        It is over when it shows, so that its beginning is the last answer of who died.
+        """
         self._keep_counters(before)
         self._check_budget(index, f"process {before.pid} died")
         self.restarts += 1
-        self._died_at = self._clock()
+        self._died_at = heard_at
         logger.warning("%s %d: process %d died and has been replaced", self.role, index, before.pid)
 
     def _mend(self, index: int, failure: str, now: float) -> None:
@@ -280,18 +285,18 @@ def _same_process(one: Pulse, other: Pulse) -> bool:
 
 
 class _Member:
-    """A process and its last answer."""
+    """A process and its last answer, which came at ``heard_at`` (at first: its launch)."""
 
     def __init__(self, process: Process, now: float) -> None:
         self.process = process
         self.pulse: Pulse | None = None
-        self._launched_at = self._heard_at = now
+        self._launched_at = self.heard_at = now
 
     def health(self, now: float) -> Health | None:
         """How it is; None before it is ready."""
         if self.pulse is None or not self.pulse.ready:
             return None
-        return "silent" if now - self._heard_at > _QUIET_SECONDS else "running"
+        return "silent" if now - self.heard_at > _QUIET_SECONDS else "running"
 
     def check(self, now: float, patience: Patience) -> str:
         """What is wrong with the process; empty if nothing is."""
@@ -300,10 +305,10 @@ class _Member:
         except WorkerDiedError as error:
             return str(error)
         if pulse is not None:
-            self.pulse, self._heard_at = pulse, now
+            self.pulse, self.heard_at = pulse, now
             if pulse.busy_seconds > patience.hung_seconds:
                 return f"hangs: {patience.hung_on} for {pulse.busy_seconds:.0f} s"
-        age, silence = now - self._launched_at, now - self._heard_at
+        age, silence = now - self._launched_at, now - self.heard_at
         if self.pulse is None or not self.pulse.ready:
             if age > patience.start_seconds:
                 return f"hangs, or has no room anywhere: not ready {age:.0f} s after its start"

@@ -259,6 +259,20 @@ def test_the_duration_of_a_recovery_lasts_until_the_successor_is_ready() -> None
     assert bench.team.recovery_seconds == pytest.approx(pause + 4.0)
 
 
+def test_the_recovery_of_what_came_back_by_itself_lasts_from_the_last_answer() -> None:
+    bench = Bench()
+    bench.process().answer = Pulse(node="here", pid=1)
+    bench.team.poll()
+    bench.process().answer = None  # dead, and Ray is starting it again
+    for _ in range(7):
+        bench.now += 1.0
+        bench.team.poll()
+    bench.now += 1.0
+    bench.process().answer = Pulse(node="here", pid=2)
+    bench.team.poll()
+    assert bench.team.recovery_seconds == pytest.approx(8.0)
+
+
 def test_a_renewed_process_is_no_restart_and_what_it_counted_stays() -> None:
     launched: list[FakeProcess] = []
 
