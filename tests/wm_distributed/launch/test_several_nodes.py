@@ -11,15 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
 
-from wm_distributed.config import RunConfig, StopConfig
+from wm_distributed.config import EnvConfig, RunConfig, RuntimeConfig, StopConfig
+from wm_distributed.families.linear.config import LinearConfig
 from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.ray_cluster import CLUSTER_SETTINGS, _make_temp_dir
 from wm_distributed.launch.ray_runtime import RayRuntime
 from wm_distributed.launch.runtime import ProcessStatus, RunStatus
+from wm_distributed.launch.search_runtime import SearchRuntime, make_search_runtime
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.testing.counting_family import CountingConfig, counting_preset
 
 pytestmark = pytest.mark.slow
@@ -81,7 +85,9 @@ def preset(address: str) -> RunConfig[CountingConfig]:
     )
 
 
-def until(runtime: RayRuntime, condition: Callable[[RunStatus], object]) -> RunStatus:
+def until(
+    runtime: RayRuntime | SearchRuntime, condition: Callable[[RunStatus], object]
+) -> RunStatus:
     """Polls until the condition holds."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition(status := runtime.poll()):
@@ -136,3 +142,70 @@ def test_what_lived_on_a_killed_node_comes_back_on_the_others_and_on_one_that_jo
         assert newest["counters"]["train_steps"] == last.train_steps
     finally:
         runtime.stop(checkpoint=False)
+
+
+def search_preset(runtime: RuntimeConfig) -> RunConfig[LinearConfig]:
+    """Thirty generations of two evaluators."""
+    return RunConfig(
+        family="linear",
+        model=LinearConfig(),
+        seed=3,
+        env=EnvConfig(id="wm_distributed.testing:CountingEnv"),
+        search=SearchConfig(
+            population_size=(6,),
+            sigma=(0.5,),
+            episodes=2,
+            held_out_every=10,
+            held_out_episodes=4,
+            max_episodes=30 * 6 * 2,
+            num_evaluators=2,
+            envs_per_evaluator=3,
+            checkpoint_every_seconds=1.0,
+        ),
+        stop=StopConfig(env_steps=None),
+        runtime=runtime,
+    )
+
+
+def make_search(runtime: RuntimeConfig, run_dir: Path) -> SearchRuntime:
+    run_dir.mkdir()
+    return make_search_runtime(preflight(search_preset(runtime), run_dir), None, resume=False)
+
+
+def journal(run_dir: Path) -> list[bytes]:
+    """The results, in no order: that depends on who answered first."""
+    return sorted((run_dir / "search" / "results.jsonl").read_bytes().splitlines())
+
+
+@pytest.mark.timeout(900)
+def test_a_search_goes_on_unchanged_when_a_node_with_an_evaluator_dies(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    alone = make_search(RuntimeConfig(kind="inline"), tmp_path / "alone")
+    alone.start()
+    until(alone, lambda status: status.finished)
+    alone.stop(checkpoint=True)
+
+    address = nodes.cluster.address
+    runtime = make_search(RuntimeConfig(kind="ray", ray_address=address), tmp_path / "nodes")
+    try:
+        runtime.start()
+        before = until(runtime, lambda s: all_run(s) and s.metrics["search/evaluations"] > 0)
+        evaluators = [p for p in before.processes if p.role == "evaluator"]
+        places = {process.index: nodes.of(process) for process in evaluators}
+        assert set(places.values()) == nodes.workers  # spread
+        nodes.kill(places[0])
+        assert not before.finished
+
+        after = until(runtime, lambda s: s.metrics["run/recoveries"] > 0 and all_run(s))
+        restarts = {p.index: p.restarts for p in after.processes if p.role == "evaluator"}
+        assert restarts == {0: 1, 1: 0}
+        assert {nodes.of(p) for p in after.processes if p.role == "evaluator"} == {places[1]}
+        last = until(runtime, lambda status: status.finished)
+        assert last.metrics["search/conflicting_results"] == 0
+        runtime.stop(checkpoint=True)
+    finally:
+        runtime.stop(checkpoint=False)
+    assert len(set(journal(tmp_path / "nodes"))) == len(journal(tmp_path / "nodes"))
+    assert journal(tmp_path / "nodes") == journal(tmp_path / "alone")
+    assert np.array_equal(runtime.solution(), alone.solution())
