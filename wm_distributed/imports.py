@@ -20,10 +20,10 @@ def import_named(kind: str, path: str) -> Any:
         ConfigError: There is no such module or attribute, or the module fails while it is
             imported; the message says where.
     """
-    module, _, attribute = path.partition(":")
+    name, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        module = importlib.import_module(name)
+    except ImportError as error:
         hint = "the module must be installed, or its folder be in PYTHONPATH"
         raise ConfigError(f"{kind} {path!r} cannot be imported: {error}; {hint}") from error
     except SystemExit as error:
@@ -31,6 +31,10 @@ def import_named(kind: str, path: str) -> Any:
     except Exception as error:  # whatever a user's module does
         trace = _of_the_module(error)
         raise ConfigError(f"{kind} {path!r} cannot be imported:\n{trace}") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise ConfigError(f"{kind} {path!r} cannot be imported: {error}") from error
 
 
 def _of_the_module(error: Exception) -> str:
@@ -42,4 +46,4 @@ def _of_the_module(error: Exception) -> str:
 
 
 def _imports(filename: str) -> bool:
-    return "importlib" in filename or filename == __file__
+    return filename.startswith("<frozen importlib") or filename in (importlib.__file__, __file__)

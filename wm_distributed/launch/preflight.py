@@ -278,7 +278,7 @@ def check_device(plan: Plan) -> None:
     Raises:
         ConfigError: There are fewer than learner ranks.
     """
-    if plan.specs and plan.config.runtime.ray_address is None:
+    if plan.fills_replay and plan.config.runtime.ray_address is None:
         ranks = plan.config.learner.num_ranks * len(plan.learner_groups)
         choose_device(plan.config.learner.device, ranks, torch.cuda.device_count())
 

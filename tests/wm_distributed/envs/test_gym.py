@@ -92,6 +92,7 @@ def test_an_environment_of_ones_own_is_found_by_its_path() -> None:
         ("gymnasium:NoSuchEnv", "cannot be imported: module 'gymnasium' has no attribute"),
         ("this_module_exits:Env", "cannot be imported: it calls sys.exit"),
         ("this_module_fails:Env", r"imported:\nTraceback .*\n.*this_module_fails.py\", line 2"),
+        ("this_module_lacks:Env", r"imported:\nTraceback .*\n.*this_module_lacks.py\", line 2"),
         ("pathlib:Path", "expected a gymnasium.Env, got PosixPath"),
     ],
 )
@@ -99,6 +100,7 @@ def test_a_path_that_leads_to_no_environment_is_refused(
     path: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "this_module_exits.py").write_text("raise SystemExit(0)")
+    (tmp_path / "this_module_lacks.py").write_text("import os\nos.no_such_thing")
     (tmp_path / "this_module_fails.py").write_text("import os\n1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=message):

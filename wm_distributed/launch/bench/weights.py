@@ -64,7 +64,8 @@ def _on_several_nodes() -> BenchResult:
 @contextmanager
 def _several_nodes() -> Iterator[list[str]]:
     """Ids of the nodes of a cluster; the server and the learner get their place on the first."""
-    os.environ.update(CLUSTER_SETTINGS)
+    for name, value in CLUSTER_SETTINGS.items():
+        os.environ.setdefault(name, value)
     store: dict[str, Any] = {"object_store_memory": _STORE_BYTES}
     cluster = Cluster(
         initialize_head=True,

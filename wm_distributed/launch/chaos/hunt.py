@@ -172,7 +172,7 @@ class Hunt:
 
     @contextlib.contextmanager
     def _outsider(self) -> Iterator[None]:
-        """Has a simulator outside the run insert inside the block, if there is a gateway."""
+        """Has a simulator outside the run insert inside the block."""
         config, _ = self._run_dir.load_config()
         path = self._run_dir.path
         command = [sys.executable, "-m", outsider.__name__]
