@@ -1,16 +1,21 @@
 """Searches for the optimum of a function, and evaluators that answer in any order."""
 
+import random
 from collections.abc import Callable
 
+import msgpack
 import numpy as np
 import pytest
 
 from learners.population import Archipelago
+from wm_distributed.checkpoint import check_plain
 from wm_distributed.search_config import SearchConfig
 from wm_distributed.types import Array, CandidateTask, EpisodeResult
 
 Problem = Callable[[Array], float]
 Answer = Callable[[CandidateTask, Array], EpisodeResult]
+Course = dict[CandidateTask, list[float]]
+"""Every task that was asked for, with its parameters."""
 
 
 def sphere(params: Array) -> float:
@@ -27,6 +32,16 @@ def noisy_sphere(task: CandidateTask, params: Array) -> EpisodeResult:
 @pytest.fixture
 def answer() -> Answer:
     return noisy_sphere
+
+
+@pytest.fixture
+def chance() -> Answer:
+    """Tells nothing about a candidate."""
+
+    def answer(task: CandidateTask, params: Array) -> EpisodeResult:
+        return EpisodeResult(np.random.default_rng([task.seed, task.candidate + 1]).normal(), 1)
+
+    return answer
 
 
 @pytest.fixture
@@ -56,3 +71,44 @@ def optimise() -> Callable[..., Archipelago]:
         return search
 
     return run
+
+
+def answer_rounds(
+    search: Archipelago,
+    answer: Answer,
+    rounds: int,
+    order: random.Random | None = None,
+    restart: Callable[[Archipelago], Archipelago] | None = None,
+) -> tuple[Archipelago, Course]:
+    """Answers so many asks, in any order; ``restart`` may replace the search after any tell."""
+    course: Course = {}
+    for _ in range(rounds):
+        asked = search.ask()
+        if order is not None:
+            order.shuffle(asked)
+        for task, params in asked:
+            course[task] = params.tolist()
+            search.tell(task, answer(task, params))
+            if restart is not None:
+                search = restart(search)
+        if search.should_stop():
+            break
+    return search, course
+
+
+@pytest.fixture
+def run() -> Callable[..., tuple[Archipelago, Course]]:
+    return answer_rounds
+
+
+@pytest.fixture
+def saved_and_loaded() -> Callable[[Archipelago, Archipelago], Archipelago]:
+    """Takes the state of the first over into the second, by way of a file's bytes."""
+
+    def load(search: Archipelago, fresh: Archipelago) -> Archipelago:
+        state = search.state_dict()
+        check_plain(state)  # what a checkpoint accepts
+        fresh.load_state_dict(msgpack.unpackb(msgpack.packb(state)))
+        return fresh
+
+    return load
