@@ -332,6 +332,7 @@ class TrainContext:
         device: Torch device string.
         precision: Type of forward and backward passes; parameters are always float32.
         compile: Whether to compile the train step.
+        cuda_graphs: Whether to capture the train step in CUDA graphs, see ``nets/captured.py``.
         seed: Seed of the model's initialisation (equal on all ranks).
         collective: The group of data-parallel ranks.
         micro_batches: Equal parts in which a batch is passed through, see ``micro_batches.py``.
@@ -345,6 +346,7 @@ class TrainContext:
     collective: Collective
     micro_batches: int = 1
     sharded: bool = False
+    cuda_graphs: bool = False
 
 
 BuildDream = Callable[
@@ -381,6 +383,7 @@ class FamilySpec:
             learner groups are refused.
         splits_batches: Whether its train steps pass through batches in micro-batches, if asked to.
         can_be_sharded: Whether its trainables keep a part of the model on each rank, if asked to.
+        can_be_captured: Whether its train steps run as CUDA graphs, if asked to.
     """
 
     name: str
@@ -398,3 +401,4 @@ class FamilySpec:
     has_parts: bool = False
     splits_batches: bool = False
     can_be_sharded: bool = False
+    can_be_captured: bool = False

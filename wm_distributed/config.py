@@ -153,6 +153,9 @@ class LearnerConfig:
     """Type of the forward and backward passes; auto is bfloat16 on a GPU, else float32."""
     compile: bool = False
     """Compile the train step (a minute at the start, faster afterwards)."""
+    cuda_graphs: bool = False
+    """On a GPU, record the train step once and replay it as a CUDA graph: its thousands of kernels
+    are then launched at once. For one rank without sharding; new, and not tried on a GPU yet."""
     num_threads: Whole = 0
     """CPU threads of each rank; 0: all cores divided by the ranks."""
     prefetch_batches: Count = 3

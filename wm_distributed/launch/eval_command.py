@@ -73,7 +73,13 @@ def _for_evaluation(config: RunConfig[Any], episodes: int | None) -> RunConfig[A
         # The log is held by the shards of a running run.
         replay=replace(config.replay, durable=False, offline=None),
         learner=replace(
-            config.learner, num_ranks=1, groups=(), sharding="none", device="cpu", compile=False
+            config.learner,
+            num_ranks=1,
+            groups=(),
+            sharding="none",
+            device="cpu",
+            compile=False,
+            cuda_graphs=False,
         ),
         runtime=replace(config.runtime, kind="inline", ray_address=None, metrics_port=None),
     )

@@ -75,7 +75,7 @@ class InlineRuntime:
         self._plan = plan
         self._config = config = plan.config
         self._resume = resume
-        self._device = choose_device(config.learner.device, 1, torch.cuda.device_count())
+        self._device = choose_device(config.learner, 1, torch.cuda.device_count())
         self._schedule = Schedule(config.stop, config.eval)
         self._shards: list[ReplayShard] = []
         self._snapshot_at = 0.0

@@ -319,6 +319,7 @@ class Plan:
             collective=collective,
             micro_batches=learner.micro_batches,
             sharded=self.shards(collective),
+            cuda_graphs=learner.cuda_graphs,
         )
         return build(self.config.model, self.spaces, context)
 

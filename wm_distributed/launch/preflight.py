@@ -42,6 +42,7 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
     _check_phases(family, config)
     _check_groups(family, config)
     _check_sharding(family, config.learner)
+    _check_cuda_graphs(family, config.learner)
     _check_gateway(family, config)
     spaces = _try_environment(config)
     if family.check is not None:
@@ -169,6 +170,21 @@ def _check_sharding(family: FamilySpec, learner: LearnerConfig) -> None:
         )
 
 
+def _check_cuda_graphs(family: FamilySpec, learner: LearnerConfig) -> None:
+    if not learner.cuda_graphs:
+        return
+    if not family.can_be_captured:
+        raise ConfigError(
+            f"learner.cuda_graphs is True, but train steps of family {family.name!r} cannot be "
+            "captured: set it to False"
+        )
+    if learner.num_ranks > 1:
+        raise ConfigError(
+            f"learner.cuda_graphs is for one rank, but learner.num_ranks is {learner.num_ranks}: "
+            "set one of them otherwise"
+        )
+
+
 def _check_chunks(config: RunConfig[Any]) -> None:
     """Refuses chunks of which a part would be evicted before it could be sampled."""
     replay, steps = config.replay, config.actors.chunk_steps
@@ -276,11 +292,11 @@ def check_device(plan: Plan) -> None:
     """Refuses GPUs that are asked for and not there; those of a joined cluster are not known here.
 
     Raises:
-        ConfigError: There are fewer than learner ranks.
+        ConfigError: There are fewer than learner ranks, or none for CUDA graphs.
     """
     if plan.fills_replay and plan.config.runtime.ray_address is None:
         ranks = plan.config.learner.num_ranks * len(plan.learner_groups)
-        choose_device(plan.config.learner.device, ranks, torch.cuda.device_count())
+        choose_device(plan.config.learner, ranks, torch.cuda.device_count())
 
 
 def check_writable(run_dir: Path) -> None:

@@ -8,6 +8,7 @@ import socket
 import struct
 
 from wm_distributed.allocator import keep_freed_memory
+from wm_distributed.config import LearnerConfig
 from wm_distributed.errors import ConfigError
 from wm_distributed.seeding import rank_seed, seed_everything
 from wm_distributed.threads import available_cpus, configure_threads, share_of_cpus
@@ -15,13 +16,19 @@ from wm_distributed.threads import available_cpus, configure_threads, share_of_c
 _SIOCGIFADDR = 0x8915  # Linux: asks for an interface's IPv4 address; netdevice(7)
 
 
-def choose_device(asked: str, num_ranks: int, num_gpus: int) -> str:
+def choose_device(learner: LearnerConfig, num_ranks: int, num_gpus: int) -> str:
     """``cuda`` or ``cpu``.
 
     Raises:
-        ConfigError: There are fewer GPUs than learner ranks.
+        ConfigError: There are fewer GPUs than learner ranks, or none for CUDA graphs.
     """
+    asked = learner.device
     if asked == "cpu" or (asked == "auto" and num_gpus == 0):
+        if learner.cuda_graphs:
+            raise ConfigError(
+                f"learner.cuda_graphs is True, but learner.device is {asked!r} and {num_gpus} GPUs "
+                "are free: they are recorded and replayed on a GPU only; set it to False"
+            )
         return "cpu"
     if num_gpus < num_ranks:
         raise ConfigError(

@@ -103,7 +103,7 @@ class RayTeams:
         """
         free = free_resources()
         ranks = self._config.learner.num_ranks * len(self._plan.learner_groups)
-        self._device = choose_device(self._config.learner.device, ranks, int(free["GPU"]))
+        self._device = choose_device(self._config.learner, ranks, int(free["GPU"]))
         counts: dict[Role, int] = {
             "actor": self._plan.num_actors,
             "learner": ranks,

@@ -191,6 +191,18 @@ def test_sharding_that_cannot_be_is_refused(
         preflight(config, tmp_path)
 
 
+def test_cuda_graphs_that_cannot_be_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = "cuda_graphs is True, but train steps of family 'counting' cannot be captured"
+    with pytest.raises(ConfigError, match=message):
+        preflight(changed(learner={"cuda_graphs": True}), tmp_path)
+    captured = dataclasses.replace(COUNTING_FAMILY, can_be_captured=True)
+    monkeypatch.setattr("wm_distributed.launch.preflight.load_family", lambda name: captured)
+    with pytest.raises(ConfigError, match=r"one rank, but learner\.num_ranks is 2"):
+        preflight(changed(learner={"cuda_graphs": True, "num_ranks": 2}), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("groups", "kind", "message"),
     [

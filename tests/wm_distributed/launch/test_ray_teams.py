@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from wm_distributed.config import LearnerConfig
 from wm_distributed.errors import ConfigError
 from wm_distributed.launch import ray_teams
 from wm_distributed.launch.preflight import preflight
@@ -36,10 +37,19 @@ def test_a_run_that_is_too_large_for_the_cluster_is_refused_with_the_numbers(
 def test_a_gpu_is_taken_where_there_is_one_for_each_rank(
     asked: str, num_ranks: int, num_gpus: int, device: str
 ) -> None:
-    assert choose_device(asked, num_ranks, num_gpus) == device
+    learner = LearnerConfig(device=asked)  # type: ignore[arg-type]
+    assert choose_device(learner, num_ranks, num_gpus) == device
 
 
 @pytest.mark.parametrize(("asked", "num_ranks", "num_gpus"), [("cuda", 1, 0), ("auto", 2, 1)])
 def test_too_few_gpus_are_refused(asked: str, num_ranks: int, num_gpus: int) -> None:
+    learner = LearnerConfig(device=asked)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=f"needs {num_ranks} GPUs, but {num_gpus} are free"):
-        choose_device(asked, num_ranks, num_gpus)
+        choose_device(learner, num_ranks, num_gpus)
+
+
+@pytest.mark.parametrize(("asked", "num_gpus"), [("auto", 0), ("cpu", 1)])
+def test_cuda_graphs_without_a_gpu_are_refused(asked: str, num_gpus: int) -> None:
+    learner = LearnerConfig(device=asked, cuda_graphs=True)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"device is '{asked}' and {num_gpus} GPUs are free"):
+        choose_device(learner, 1, num_gpus)

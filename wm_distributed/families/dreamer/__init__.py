@@ -72,4 +72,5 @@ FAMILY = FamilySpec(
     gives_priorities=True,
     splits_batches=True,
     can_be_sharded=True,
+    can_be_captured=True,
 )

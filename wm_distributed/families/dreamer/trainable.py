@@ -23,6 +23,7 @@ from wm_distributed.families.dreamer.model import DreamerModel, check_spaces
 from wm_distributed.families.dreamer.report import open_loop_report
 from wm_distributed.families.dreamer.rssm import Posterior
 from wm_distributed.micro_batches import join_outputs
+from wm_distributed.nets.captured import Captured
 from wm_distributed.nets.config import OptimConfig
 from wm_distributed.nets.loading import load_model
 from wm_distributed.nets.sharding import full_state, gathered, make_optimizer, shard_losses
@@ -60,15 +61,24 @@ class DreamerTrainable:
         self._generator = torch.Generator(self._device)
         self._generator.manual_seed(context.seed * 1_000_003 + context.collective.rank)
         self._train_steps = 0
+        self._update = Captured(self._update_once) if context.cuda_graphs else self._update_once
 
     def init_train(self, phase: str, batch_size: int) -> None:
         """Nothing: each sequence starts from the state that replay stored with it."""
         return None
 
     def train_step(self, phase: str, carry: None, batch: TensorBatch) -> tuple[None, TrainOutput]:
-        acting, config = self.model.acting, self.config
+        config = self.config
         shape = batch.columns[IS_FIRST][:, 1:].shape
-        noise = draw_noise(acting, config, shape, self._device, self._generator)
+        noise = draw_noise(self.model.acting, config, shape, self._device, self._generator)
+        output = self._update(batch, noise)
+        self._train_steps += 1
+        if self._train_steps % config.behavior.slow_every == 0:
+            self.model.update_slow_critic(config.behavior.slow_rate)
+        return None, output
+
+    def _update_once(self, batch: TensorBatch, noise: Noise) -> TrainOutput:
+        """All of a train step that is the same each time: it can be captured in a CUDA graph."""
         for optimizer in self._optimizers.values():
             optimizer.zero_grad()
         num_parts = self._context.micro_batches
@@ -77,10 +87,7 @@ class DreamerTrainable:
         metrics = dict(output.metrics)
         for name, optimizer in self._optimizers.items():
             metrics |= {f"{name}_{key}": value for key, value in optimizer.step().items()}
-        self._train_steps += 1
-        if self._train_steps % config.behavior.slow_every == 0:
-            self.model.update_slow_critic(config.behavior.slow_rate)
-        return None, replace(output, metrics=metrics)
+        return replace(output, metrics=metrics)
 
     def _accumulate(self, batch: TensorBatch, noise: Noise) -> TrainOutput:
         """Adds a part's share of the batch's gradient."""

@@ -38,13 +38,13 @@ SPACES = {
 _STEPS, _MATRIX = 3, 2048
 
 Precision = Literal["float32", "bfloat16"]
+Way = Literal["eager", "compiled", "as a CUDA graph"]
 
 
 def run() -> list[BenchResult]:
-    """Train steps a second, without a replay to wait for: eager and compiled, by precision.
+    """Train steps a second, without a replay to wait for, by precision and by how they are run.
 
-    A CPU without instructions for bfloat16 emulates it, and compiling the large networks takes long
-    on any: neither is measured there.
+    A CPU without instructions for bfloat16 emulates it, which is not measured.
     """
     threads = os.cpu_count() or 1
     configure_threads(threads)
@@ -60,9 +60,10 @@ def run() -> list[BenchResult]:
         for obs in SPACES:
             bench = _Learner(size, obs, device)
             bound = rate / bench.count_operations()
-            results += [bench.measure(one, False, bound, note) for one in precisions]
-            if size == "1m" or device == "cuda":
-                results.append(bench.measure(precisions[-1], True, bound, note))
+            results += [bench.measure(one, "eager", bound, note) for one in precisions]
+            results.append(bench.measure(precisions[-1], "compiled", bound, note))
+            if device == "cuda":
+                results.append(bench.measure(precisions[-1], "as a CUDA graph", bound, note))
     return results
 
 
@@ -78,20 +79,21 @@ class _Learner:
 
     def count_operations(self) -> int:
         """Floating-point operations of one step."""
-        step = self._step("float32", False)
+        step = self._step("float32", "eager")
         with _OperationCounter() as counter:
             step()
         return int(counter.total)
 
-    def measure(self, precision: Precision, compiled: bool, bound: float, note: str) -> BenchResult:
-        """Steps a second, after two that are not counted."""
-        step = self._step(precision, compiled)
-        warm_up = _timed(step, self._device) + _timed(step, self._device)
+    def measure(self, precision: Precision, way: Way, bound: float, note: str) -> BenchResult:
+        """Steps a second, after those that compile or record."""
+        step = self._step(precision, way)
+        num_before = 4 if way == "as a CUDA graph" else 2
+        warm_up = sum(_timed(step, self._device) for _ in range(num_before))
         seconds = statistics.median(_timed(step, self._device) for _ in range(_STEPS))
-        if compiled:
+        if way == "compiled":
             note += f", after {warm_up:.0f} s of compilation"
         return BenchResult(
-            name=f"{self._name}, {precision}, {'compiled' if compiled else 'eager'}",
+            name=f"{self._name}, {precision}, {way}",
             value=1.0 / seconds,
             unit="train steps/s",
             reference=bound,
@@ -99,13 +101,14 @@ class _Learner:
             note=f"{note}; {1000 * seconds:.0f} ms a step",
         )
 
-    def _step(self, precision: Precision, compiled: bool) -> Callable[[], object]:
+    def _step(self, precision: Precision, way: Way) -> Callable[[], object]:
         context = TrainContext(
             device=self._device,
             precision=precision,
-            compile=compiled,
+            compile=way == "compiled",
             seed=0,
             collective=Collective(),
+            cuda_graphs=way == "as a CUDA graph",
         )
         trainable = DreamerTrainable(self._config, self._spaces, context)
         return partial(trainable.train_step, "agent", None, self._batch)

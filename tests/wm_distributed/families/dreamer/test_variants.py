@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ from wm_distributed.families.dreamer.model import DreamerModel
 from wm_distributed.families.dreamer.policy import DreamerPolicy
 from wm_distributed.families.dreamer.presets import debug, v1_dmc_vision, v2_atari
 from wm_distributed.families.dreamer.trainable import DreamerTrainable
+from wm_distributed.nets.captured import Captured, tensors_of
 from wm_distributed.ops.normalize import PercentileScale
+from wm_distributed.testing.tape import record_on_tape
 from wm_distributed.types import EnvStep, TensorBatch
 
 Collect = Callable[[Policy, list[EnvStep]], TensorBatch]
@@ -205,3 +209,32 @@ def test_sizes_of_the_papers() -> None:
     assert (v1.deter, v1.stoch, v1.hidden, v1.units) == (200, 30, 200, 400)
     assert (v2.deter, v2.stoch, v2.classes, v2.units) == (600, 32, 32, 400)
     assert NetConfig().cell == "block_gru"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("config", [V1, V2, shrink(debug().model)], ids=["v1", "v2", "v3"])
+def test_a_train_step_that_is_replayed_is_the_same_step(
+    config: DreamerConfig,
+    precision: Literal["float32", "bfloat16"],
+    batch_of: Callable[[DreamerConfig], TensorBatch],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As its CUDA graph would be: nothing of it waits, draws numbers or is left to Python."""
+    path = "wm_distributed.families.dreamer.trainable.Captured"
+    monkeypatch.setattr(path, partial(Captured, record=record_on_tape))
+    plain, replayed = (
+        DreamerTrainable(
+            config,
+            CONTINUOUS,
+            TrainContext("cpu", precision, False, 0, Collective(), cuda_graphs=graphs),
+        )
+        for graphs in (False, True)
+    )
+    for _ in range(6):
+        batch = batch_of(config)
+        outputs = [trainable.train_step("agent", None, batch)[1] for trainable in (plain, replayed)]
+        found, expected = map(tensors_of, outputs)
+        assert len(found) == len(expected) > 10
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    found, expected = (tensors_of(t.state_dict()["model"]) for t in (plain, replayed))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
