@@ -86,6 +86,7 @@ class _Learner:
 
     def measure(self, precision: Precision, way: Way, bound: float, note: str) -> BenchResult:
         """Steps a second, after those that compile or record."""
+        torch.compiler.reset()  # else the variants compiled for another model count towards a limit
         step = self._step(precision, way)
         num_before = 4 if way == "as a CUDA graph" else 2
         warm_up = sum(_timed(step, self._device) for _ in range(num_before))
