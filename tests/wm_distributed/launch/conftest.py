@@ -147,3 +147,16 @@ def run_dir(tmp_path: Path, config: RunConfig[Any]) -> RunDir:
     directory = RunDir.create(tmp_path / "run", "counting")
     directory.save_config(config)
     return directory
+
+
+@pytest.fixture
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drivers on Ray look ten times a second after their processes, and not once."""
+    for module in ("ray_runtime", "search_ray"):
+        monkeypatch.setattr(f"wm_distributed.launch.{module}._POLL_SECONDS", 0.1)
+
+
+@pytest.fixture(scope="session")
+def journal() -> Callable[[Path], list[bytes]]:
+    """A search's results, in no order: that depends on who answered first."""
+    return lambda run_dir: sorted((run_dir / "search" / "results.jsonl").read_bytes().splitlines())

@@ -9,47 +9,30 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from wm_distributed.config import EnvConfig, RunConfig, RuntimeConfig, StopConfig
+from wm_distributed.config import EnvConfig, RunConfig, RuntimeConfig
 from wm_distributed.errors import CheckpointError, ConfigError, EnvError
-from wm_distributed.families.linear.config import LinearConfig
-from wm_distributed.launch import search_ray, search_teams
+from wm_distributed.launch import search_teams
 from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.runtime import RunStatus, make_runtime
 from wm_distributed.launch.search_plan import plan_search
 from wm_distributed.launch.search_runtime import SearchRuntime, make_search_runtime
 from wm_distributed.launch.search_teams import SearchTeams
-from wm_distributed.search_config import SearchConfig
+from wm_distributed.testing.counting_search import counting_search
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_polls")]
 PATIENCE_SECONDS = 200.0
-EVALUATED = 120 * 6 * 2 + 12 * 4  # training episodes, and held-out ones
+Journal = Callable[[Path], list[bytes]]
+GENERATIONS = 120
+EVALUATED = GENERATIONS * 6 * 2 + GENERATIONS // 10 * 4  # training episodes, and held-out ones
 
 
-def counting_search(kind: str = "ray") -> RunConfig[Any]:
-    """A hundred and twenty generations on an environment of some steps an episode."""
-    return RunConfig(
-        family="linear",
-        model=LinearConfig(),
-        seed=3,
-        env=EnvConfig(id="wm_distributed.testing:CountingEnv"),
-        search=SearchConfig(
-            population_size=(6,),
-            sigma=(0.5,),
-            episodes=2,
-            held_out_every=10,
-            held_out_episodes=4,
-            max_episodes=120 * 6 * 2,
-            envs_per_evaluator=3,
-            checkpoint_every_seconds=1.0,
-        ),
-        stop=StopConfig(env_steps=None),
-        runtime=RuntimeConfig(kind=kind),  # type: ignore[arg-type]
-    )
+def search_on(kind: Literal["inline", "ray"]) -> RunConfig[Any]:
+    return counting_search(RuntimeConfig(kind=kind), GENERATIONS)
 
 
 def make(config: RunConfig[Any], run_dir: Path, *, resume: bool = False) -> SearchRuntime:
@@ -70,24 +53,16 @@ def finish(runtime: SearchRuntime, look: Callable[[RunStatus], None] = lambda _:
         runtime.stop(checkpoint=False)
 
 
-def journal(run_dir: Path) -> list[bytes]:
-    """The results, in no order: that depends on who answered first."""
-    return sorted((run_dir / "search" / "results.jsonl").read_bytes().splitlines())
-
-
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray[Any, Any]]:
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, journal: Journal
+) -> tuple[Path, np.ndarray[Any, Any]]:
     """Run directory and solution of a search in one process."""
     run_dir = tmp_path_factory.mktemp("undisturbed")
-    runtime = make(counting_search("inline"), run_dir)
+    runtime = make(search_on("inline"), run_dir)
     finish(runtime)
     assert len(journal(run_dir)) == len(set(journal(run_dir))) == EVALUATED
     return run_dir, runtime.solution()
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_ray, "_POLL_SECONDS", 0.1)
 
 
 class Killer:
@@ -116,9 +91,9 @@ class Killer:
 
 
 def test_evaluators_and_server_killed_change_nothing_and_nothing_counts_twice(
-    undisturbed: tuple[Path, np.ndarray[Any, Any]], tmp_path: Path
+    undisturbed: tuple[Path, np.ndarray[Any, Any]], tmp_path: Path, journal: Journal
 ) -> None:
-    runtime = make(counting_search(), tmp_path)
+    runtime = make(search_on("ray"), tmp_path)
     killer = Killer(every=150, evaluators=4)
     finish(runtime, killer)
     # On a slow machine a look may come so late that the search ends before the last kill.
@@ -134,11 +109,11 @@ def test_evaluators_and_server_killed_change_nothing_and_nothing_counts_twice(
 DRIVER = """
 import sys
 from pathlib import Path
-from test_search_ray import counting_search, make
-from wm_distributed.launch import search_ray, search_teams
+from test_search_ray import make, search_on
+from wm_distributed.launch import search_ray
 
 search_ray._POLL_SECONDS = 0.1
-runtime = make(counting_search(), Path(sys.argv[1]))
+runtime = make(search_on("ray"), Path(sys.argv[1]))
 runtime.start()
 while True:
     print(runtime.poll().metrics.get("search/evaluations", 0), flush=True)
@@ -146,7 +121,7 @@ while True:
 
 
 def test_a_search_whose_driver_is_killed_resumes_where_it_was(
-    undisturbed: tuple[Path, np.ndarray[Any, Any]], tmp_path: Path
+    undisturbed: tuple[Path, np.ndarray[Any, Any]], tmp_path: Path, journal: Journal
 ) -> None:
     here = str(Path(__file__).parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, *sys.path])}
@@ -159,15 +134,15 @@ def test_a_search_whose_driver_is_killed_resumes_where_it_was(
     before = len(journal(tmp_path))
     assert 300 <= before < EVALUATED
     with pytest.raises(CheckpointError, match="already holds a search"):
-        make(counting_search("inline"), tmp_path)
-    runtime = make(counting_search("inline"), tmp_path, resume=True)
+        make(search_on("inline"), tmp_path)
+    runtime = make(search_on("inline"), tmp_path, resume=True)
     finish(runtime)
     assert journal(tmp_path) == journal(undisturbed[0])
     assert np.array_equal(runtime.solution(), undisturbed[1])
 
 
 def test_evaluators_are_recycled_and_the_solution_is_evaluated(tmp_path: Path) -> None:
-    config = counting_search()
+    config = search_on("ray")
     config = replace(
         config,
         search=replace(config.search, max_episodes=240, num_evaluators=1, recycle_episodes=80),
@@ -192,7 +167,7 @@ def test_evaluators_are_recycled_and_the_solution_is_evaluated(tmp_path: Path) -
 def test_more_evaluators_than_cores_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = counting_search()
+    config = search_on("ray")
     config = replace(config, search=replace(config.search, num_evaluators=3))
     search = plan_search(preflight(config, tmp_path), None, resume=False)
     monkeypatch.setattr(search_teams, "free_resources", lambda: {"CPU": 2.0})
@@ -214,6 +189,6 @@ def test_an_environment_that_always_fails_ends_the_run_with_its_own_traceback(
 ) -> None:
     (tmp_path / "failing_env.py").write_text(FAILING)
     monkeypatch.syspath_prepend(tmp_path)
-    config = replace(counting_search(), env=EnvConfig(id="failing_env:FailingEnv"))
+    config = replace(search_on("ray"), env=EnvConfig(id="failing_env:FailingEnv"))
     with pytest.raises(EnvError, match="RuntimeError: the pole fell off"):
         finish(make(config, tmp_path / "run"))

@@ -15,18 +15,17 @@ import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
 
-from wm_distributed.config import EnvConfig, RunConfig, RuntimeConfig, StopConfig
-from wm_distributed.families.linear.config import LinearConfig
+from wm_distributed.config import RunConfig, RuntimeConfig, StopConfig
 from wm_distributed.launch.limits import Schedule
 from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.ray_cluster import CLUSTER_SETTINGS, _make_temp_dir
 from wm_distributed.launch.ray_runtime import RayRuntime
 from wm_distributed.launch.runtime import ProcessStatus, RunStatus
 from wm_distributed.launch.search_runtime import SearchRuntime, make_search_runtime
-from wm_distributed.search_config import SearchConfig
 from wm_distributed.testing.counting_family import CountingConfig, counting_preset
+from wm_distributed.testing.counting_search import counting_search
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_polls")]
 PATIENCE_SECONDS = 240.0
 
 
@@ -144,42 +143,15 @@ def test_what_lived_on_a_killed_node_comes_back_on_the_others_and_on_one_that_jo
         runtime.stop(checkpoint=False)
 
 
-def search_preset(runtime: RuntimeConfig) -> RunConfig[LinearConfig]:
-    """Thirty generations of two evaluators."""
-    return RunConfig(
-        family="linear",
-        model=LinearConfig(),
-        seed=3,
-        env=EnvConfig(id="wm_distributed.testing:CountingEnv"),
-        search=SearchConfig(
-            population_size=(6,),
-            sigma=(0.5,),
-            episodes=2,
-            held_out_every=10,
-            held_out_episodes=4,
-            max_episodes=30 * 6 * 2,
-            num_evaluators=2,
-            envs_per_evaluator=3,
-            checkpoint_every_seconds=1.0,
-        ),
-        stop=StopConfig(env_steps=None),
-        runtime=runtime,
-    )
-
-
 def make_search(runtime: RuntimeConfig, run_dir: Path) -> SearchRuntime:
     run_dir.mkdir()
-    return make_search_runtime(preflight(search_preset(runtime), run_dir), None, resume=False)
-
-
-def journal(run_dir: Path) -> list[bytes]:
-    """The results, in no order: that depends on who answered first."""
-    return sorted((run_dir / "search" / "results.jsonl").read_bytes().splitlines())
+    config = counting_search(runtime, 30, num_evaluators=2)
+    return make_search_runtime(preflight(config, run_dir), None, resume=False)
 
 
 @pytest.mark.timeout(900)
 def test_a_search_goes_on_unchanged_when_a_node_with_an_evaluator_dies(
-    nodes: Nodes, tmp_path: Path
+    nodes: Nodes, tmp_path: Path, journal: Callable[[Path], list[bytes]]
 ) -> None:
     alone = make_search(RuntimeConfig(kind="inline"), tmp_path / "alone")
     alone.start()
