@@ -16,9 +16,9 @@ from wm_distributed.launch.ray_cluster import free_resources
 from wm_distributed.launch.ray_handles import RayProcess
 from wm_distributed.launch.ray_teams import CORES, RayTeams
 from wm_distributed.launch.scale import WantedActors
-from wm_distributed.launch.supervisor import Team
+from wm_distributed.launch.supervisor import Pulse, Team
 
-_LAST_POLLS = 2  # after which a process's answer is from after its end
+_LAST_ANSWERS = 2  # after the first one; they were asked for after its end
 
 
 class RayActors:
@@ -127,12 +127,15 @@ class _Leaver:
 
     team: Team
     restarts: int
-    polls: int = 0  # since its work was done
+    answers: int = 0  # since its work was done
+    newest: Pulse | None = None
 
     def has_left(self) -> bool:
         """Whether all that it has done is counted, or it has died over it."""
-        self.polls += _finished(self.team)
-        return self.polls > _LAST_POLLS or self.team.restarts > self.restarts
+        (pulse,) = self.team.pulses
+        if _finished(self.team) and pulse is not self.newest:
+            self.answers, self.newest = self.answers + 1, pulse
+        return self.answers > _LAST_ANSWERS or self.team.restarts > self.restarts
 
 
 def _ask_to_stop(team: Team) -> None:

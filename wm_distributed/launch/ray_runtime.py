@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _WAIT_SECONDS = 0.1
 _FINISH_SECONDS = 300.0  # for the last step, publication and checkpoint
+_LAST_SECONDS = 1.0  # for the answers from after the end
 _COUNT_SECONDS = 5.0  # for what a limiter that came back has missed
 
 
@@ -291,7 +292,7 @@ class RayRuntime:
         self._finish_training()
         for team in self._actors.teams:
             team.kill()
-        for pause in (_POLL_SECONDS, 0.0):  # the first answers were given before
+        for pause in (_LAST_SECONDS, 0.0):  # the first answers were given before
             for team in (*self._services, *self._learners):
                 team.poll()
             time.sleep(pause)

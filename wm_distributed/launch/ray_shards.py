@@ -60,6 +60,8 @@ class RayShards:
 
     def close(self) -> None:
         """Waits until everything is on the disk."""
+        if not self._actors:
+            return  # where Ray has not been started, even asking for nothing would start it
         references = [actor.close.remote() for actor in self._actors]
         try:
             ray.get(references, timeout=_CLOSE_SECONDS)

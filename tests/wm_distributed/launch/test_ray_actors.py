@@ -23,18 +23,23 @@ class FakeActor:
         self.index, self.life = index, life
         self.steps = 0
         self.polls_left: int | None = None
+        self.answers_every = 1
+        self.polls = 0
         self.dies = self.killed = False
         self.actor = SimpleNamespace(stop=SimpleNamespace(remote=self._stop))
 
     def _stop(self) -> None:
         self.polls_left = 2 if self.polls_left is None else self.polls_left
 
-    def pulse(self) -> Pulse:
+    def pulse(self) -> Pulse | None:
         if self.dies:
             raise WorkerDiedError("killed by the test")
         if self.polls_left:
             self.polls_left -= 1
         self.steps += not self.finished()
+        self.polls += 1
+        if self.polls % self.answers_every:
+            return None
         return Pulse(node="here", pid=1, stats={"actor/env_steps": float(self.steps)})
 
     def finished(self) -> bool:
@@ -125,6 +130,16 @@ def test_an_actor_leaves_after_its_chunk_and_what_it_has_counted_stays(bench: Be
         before = bench.env_steps()
     assert leaver.killed
     assert bench.indices() == [0]
+    assert bench.env_steps() == sum(actor.steps for actor in bench.teams.launched)
+
+
+def test_an_actor_that_answers_slowly_is_waited_for_until_its_end_is_counted(bench: Bench) -> None:
+    bench.poll(3)
+    leaver = bench.teams.launched[1]
+    leaver.answers_every = 10
+    bench.ask_for(1)
+    bench.poll(30)
+    assert leaver.killed
     assert bench.env_steps() == sum(actor.steps for actor in bench.teams.launched)
 
 
