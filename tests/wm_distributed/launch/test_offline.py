@@ -89,6 +89,7 @@ def test_a_run_that_will_only_be_evaluated_at_its_end_says_so(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_polls")
 def test_it_is_trained_and_evaluated_through_ray(source: Path, tmp_path: Path) -> None:
     config = with_(offline(source, train_steps=None), stop={"wall_seconds": 10_000.0})
     runtime = RayRuntime(preflight(config, tmp_path), resume=False)

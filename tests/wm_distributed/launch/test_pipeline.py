@@ -319,6 +319,7 @@ def test_a_family_without_a_dream_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_polls")
 def test_a_search_in_the_dream_runs_through_ray(dreamed: Any, tmp_path: Path) -> None:
     config = dreaming(phases=("controller",), source=str(dreamed[0]))
     config = replace(config, runtime=replace(config.runtime, kind="ray"))
@@ -328,6 +329,7 @@ def test_a_search_in_the_dream_runs_through_ray(dreamed: Any, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_polls")
 def test_a_pipeline_runs_through_ray(tmp_path: Path) -> None:
     config = replace(small(), runtime=replace(small().runtime, kind="ray"))
     statuses, final = run(tmp_path / "run", config)

@@ -16,7 +16,7 @@ from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.ray_runtime import RayRuntime
 from wm_distributed.launch.runtime import RunStatus
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_polls")]
 PATIENCE_SECONDS = 120.0
 CYCLE = 3 + 2  # steps of world model and actor-critic
 

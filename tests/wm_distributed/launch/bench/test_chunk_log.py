@@ -9,6 +9,8 @@ from wm_distributed.launch.bench import chunk_log
 def test_every_figure_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name, value in {
+        "_NUM_SHARDS": 1,
+        "_NUM_WRITERS": 1,
         "_CAPACITY_STEPS": 4000,
         "_ROUNDS": 1,
         "_ROUND_SECONDS": 0.3,

@@ -6,6 +6,7 @@ from wm_distributed.launch.bench import replay
 @pytest.mark.slow
 def test_every_figure_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
+        "_NUM_WRITERS": 1,
         "_SHARD_STEPS": 1000,
         "_ROUNDS": 1,
         "_ROUND_SECONDS": 0.2,
