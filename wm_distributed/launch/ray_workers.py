@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wm_distributed.launch.evaluation import Evaluator
     from wm_distributed.launch.plan import Plan
 
-_HOLD_SECONDS = 5.0  # after which a held actor looks whether it should stop
+_HOLD_SECONDS = 1.0  # after which a held actor looks whether it should stop
 
 Handle = Any
 """A Ray actor's handle; Ray declares no useful type for it."""
