@@ -107,15 +107,18 @@ class CandidateEvaluator:
         return finished
 
     def work(self, source: TaskSource, name: str, backlog: int = 0) -> bool:
-        wanted = self._slots.num_slots + backlog - self.num_running - self.num_waiting
-        with self._meter.measure("wait"):
+        finished: list[tuple[CandidateTask, EpisodeResult]] = []
+        while not finished:  # slots that are empty are filled as soon as the source has answered
+            wanted = self._slots.num_slots + backlog - self.num_running - self.num_waiting
             if wanted > 0:
-                self.add(source.lease(name, wanted))
-        finished = self.advance()
-        if finished:
-            with self._meter.measure("wait"):
-                source.tell(finished)
-        return bool(finished)
+                with self._meter.measure("wait"):
+                    self.add(source.lease(name, wanted))
+            if not (self.num_running or self.num_waiting):
+                return False
+            finished = self.tick()
+        with self._meter.measure("wait"):
+            source.tell(finished)
+        return True
 
     def tick(self) -> list[tuple[CandidateTask, EpisodeResult]]:
         """Begins what can begin, and takes one step of all episodes; the results of those that end.

@@ -50,15 +50,18 @@ class DividedEvaluator:
 
     def work(self, source: TaskSource, name: str, backlog: int = 0) -> bool:
         dream = self._dream
-        wanted = self.num_slots + backlog - dream.num_running - dream.num_waiting
-        with self._meter.measure("wait"):
+        finished: list[tuple[CandidateTask, EpisodeResult]] = []
+        while not finished:
+            wanted = self.num_slots + backlog - dream.num_running - dream.num_waiting
             if wanted > 0:
-                self._add(source.lease(name, wanted))
-        finished = self.advance()
-        if finished:
-            with self._meter.measure("wait"):
-                source.tell(finished)
-        return bool(finished)
+                with self._meter.measure("wait"):
+                    self._add(source.lease(name, wanted))
+            if not (self.num_running or self.num_waiting):
+                return False
+            finished = self._dream.tick() + self._reality.tick()
+        with self._meter.measure("wait"):
+            source.tell(finished)
+        return True
 
     def stats(self) -> dict[str, float]:
         """Sums of both: their shares are of the same time."""

@@ -149,6 +149,28 @@ def test_it_asks_for_as_many_tasks_as_it_has_room_for() -> None:
     assert not make_evaluator().work(Queue([]), "eva")
 
 
+class Slow(Queue):
+    """Answers every second question with nothing, as if the answer were still on its way."""
+
+    def lease(self, evaluator: str, count: int) -> Tasks:
+        if len(self.leases) % 2 == 0:
+            return super().lease(evaluator, count)
+        self.leases.append((evaluator, count))
+        return []
+
+
+def test_empty_slots_are_filled_while_other_episodes_run() -> None:
+    evaluator = make_evaluator(2)
+    # Seed 2: 2 decisions; seed 3: 4 decisions.
+    source = Slow([(task(n, seed), np.zeros(2)) for n, seed in enumerate((3, 2, 2))])
+    assert evaluator.work(source, "eva")
+    assert evaluator.num_running == 1
+    assert evaluator.work(source, "eva")
+    assert [count for _, count in source.leases] == [2, 1, 1]
+    assert sorted(t.candidate for t in source.results) == [0, 1], "the third began beside the first"
+    assert evaluator.num_running == 1
+
+
 def test_the_policy_acts_in_eval_mode() -> None:
     policy = StoredActions()
     slots = EpisodeSlots(partial(CountingVectorEnv, 1), 2, SPACES)

@@ -20,7 +20,8 @@ Results = list[tuple[CandidateTask, EpisodeResult]]
 Asks = list[tuple[CandidateTask, Array]]
 
 _IDLE_SECONDS = 0.2  # longest wait for tasks in one call
-_PAUSE_SECONDS = 0.003  # between two questions of an idle evaluator
+_PAUSE_SECONDS = 0.003  # between two looks of an idle evaluator
+_AGAIN_SECONDS = 0.01  # from an answer without tasks to the next question
 _RETRY_SECONDS = 0.5  # between two attempts while the server is away
 
 
@@ -49,6 +50,7 @@ class RayTaskSource:
         self._told: deque[tuple[ray.ObjectRef[int], Results]] = deque()
         self._unsent: Results = []
         self._retry_at = 0.0
+        self._again_at = 0.0
 
     def lease(self, evaluator: str, count: int) -> Asks:
         """Tasks that have come since the last call; more are asked for.
@@ -60,7 +62,8 @@ class RayTaskSource:
         while True:
             self._settle()
             given = self._answer()
-            if self._asked is None and count > len(given) and time.monotonic() >= self._retry_at:
+            asks = self._asked is None and count > len(given)
+            if asks and time.monotonic() >= max(self._retry_at, self._again_at):
                 self._asked = self._server.lease.remote(evaluator, count - len(given))
             if given or time.monotonic() >= idle_until:
                 return given
@@ -93,12 +96,15 @@ class RayTaskSource:
             return []
         asked, self._asked = self._asked, None
         try:
-            return ray.get(asked)
+            given: Asks = ray.get(asked)
         except RayTaskError as error:
             raise failure_of(error) from error
         except RayActorError:
             self._server_is_away()
             return []
+        if not given:
+            self._again_at = time.monotonic() + _AGAIN_SECONDS
+        return given
 
     def _settle(self) -> None:
         """Forgets results that have arrived, and sends those that have not."""

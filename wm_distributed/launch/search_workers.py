@@ -132,9 +132,10 @@ class SearchEvaluatorWorker:
         weights = None if self._weights is None else self._weights.get()
         self._evaluator = evaluator = self._search.build_evaluator(weights)
         slots = evaluator.num_slots
-        # Enough for the episodes that end while a request is under way. More would leave another
-        # evaluator without work at the end of a generation.
-        backlog = max(1, slots // 4)
+        # For an episode that ends while a request is under way; if many end at once, their slots
+        # wait for a step or two. More would leave another evaluator without work at the end of a
+        # generation.
+        backlog = 1
         source = RayTaskSource(self._server, slots + backlog)
         first_bytes = 0.0
         while source.num_told < config.recycle_episodes:
