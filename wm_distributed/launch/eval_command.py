@@ -15,7 +15,7 @@ from wm_distributed.config import RunConfig
 from wm_distributed.launch.presets import is_search
 from wm_distributed.launch.report import print_result, print_when
 from wm_distributed.launch.run_dir import RunDir
-from wm_distributed.launch.runtime import Which, make_runtime
+from wm_distributed.launch.runtime import FinalEvaluation, Which, make_runtime
 from wm_distributed.launch.status_file import only_driver
 
 
@@ -35,20 +35,10 @@ def evaluate_run(
         video: Save the first episode as eval.mp4 in the run directory.
     """
     directory = RunDir.open(run_dir)
-    saved, _ = directory.load_config()
-    config = _for_evaluation(saved, episodes)
-    # What a resumed training run must be warned of does not concern an evaluation.
-    logging.getLogger("wm_distributed.launch.inline_runtime").setLevel(logging.ERROR)
-    # The results of a running search would be told to two servers.
-    with only_driver(directory) if is_search(saved) else nullcontext():
-        runtime = make_runtime(config, directory.path, resume=True, trains=False)
-        try:
-            runtime.start()
-            final = runtime.evaluate_final(config.eval.final_episodes, checkpoint)
-        finally:
-            runtime.stop(checkpoint=False)
+    final = evaluate_checkpoint(directory, episodes, checkpoint)
+    config, _ = directory.load_config()
     console = Console()
-    print_when(console, saved, final.agent)
+    print_when(console, config, final.agent)
     print_result(console, {"agent": final.agent, "random policy": final.random})
     if video:
         from wm_distributed.launch.videos import save_agent_video
@@ -59,6 +49,24 @@ def evaluate_run(
             reason = final.agent.no_video or f"{config.env.id} cannot draw itself"
             console.print(f"no video: {reason}", highlight=False)
     return 0
+
+
+def evaluate_checkpoint(
+    directory: RunDir, episodes: int | None, checkpoint: Which
+) -> FinalEvaluation:
+    """What :func:`evaluate_run` shows."""
+    saved, _ = directory.load_config()
+    config = _for_evaluation(saved, episodes)
+    # What a resumed training run must be warned of does not concern an evaluation.
+    logging.getLogger("wm_distributed.launch.inline_runtime").setLevel(logging.ERROR)
+    # The results of a running search would be told to two servers.
+    with only_driver(directory) if is_search(saved) else nullcontext():
+        runtime = make_runtime(config, directory.path, resume=True, trains=False)
+        try:
+            runtime.start()
+            return runtime.evaluate_final(config.eval.final_episodes, checkpoint)
+        finally:
+            runtime.stop(checkpoint=False)
 
 
 def _for_evaluation(config: RunConfig[Any], episodes: int | None) -> RunConfig[Any]:

@@ -21,13 +21,41 @@ from wm_distributed.config import (
 from wm_distributed.errors import WmError
 from wm_distributed.launch.bench_command import show
 from wm_distributed.launch.chaos.hunt import Hunt
-from wm_distributed.launch.chaos.verdict import judge_promises, judge_times, read_logs
+from wm_distributed.launch.chaos.verdict import (
+    judge_gateway,
+    judge_promises,
+    judge_return,
+    judge_sequences,
+    judge_times,
+    read_logs,
+)
+from wm_distributed.launch.presets import load_preset
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.ranges import Positive, Share
 from wm_distributed.testing.counting_family import counting_preset
 
+_OFTEN = 10.0
+"""Seconds between snapshots of replay, so that a resume has little to read of its log."""
 
-def hunted_config() -> RunConfig[Any]:
+
+def hunted_config(preset: str | None) -> RunConfig[Any]:
+    """A preset without end, or the run that checks most.
+
+    Raises:
+        UnknownNameError: There is no such preset.
+    """
+    if preset is None:
+        return _counting_config()
+    config, _ = load_preset(preset)
+    return replace(
+        config,
+        replay=replace(config.replay, snapshot_seconds=_OFTEN),
+        learner=replace(config.learner, checkpoint_every_seconds=5.0),
+        stop=StopConfig(env_steps=None, wall_seconds=1e6),
+    )
+
+
+def _counting_config() -> RunConfig[Any]:
     """Two ranks, two shards, and an actor on an environment that counts: room for all on two cores.
 
     Nothing is evicted, so that everything can be found afterwards.
@@ -38,7 +66,7 @@ def hunted_config() -> RunConfig[Any]:
         counting_preset(),
         actors=ActorConfig(num_actors=1, envs_per_actor=4, chunk_steps=16),
         replay=ReplayConfig(num_shards=2, capacity_steps=4_000_000, min_size=500, ratio=8.0,
-                            snapshot_seconds=10.0),
+                            snapshot_seconds=_OFTEN),
         learner=LearnerConfig(num_ranks=2, num_threads=1, device="cpu",
                               checkpoint_every_seconds=5.0),
         gateway=GatewayConfig(port=port, max_streams=2),
@@ -52,6 +80,7 @@ def run_chaos(
     every: Positive = 10.0,
     seed: int = 0,
     stopped: Share = 0.0,
+    preset: str | None = None,
     run_dir: Path | None = None,
     json: Path | None = None,
     check: bool = False,
@@ -66,12 +95,16 @@ def run_chaos(
         seed: Of who is killed when.
         stopped: Share of the victims that are stopped (SIGSTOP) instead of killed, as if they hung;
             never the driver.
+        preset: The run, with a replay that holds all of it; at the end its agent is evaluated.
+            None: a run that checks each sequence that it samples, and into which a simulator
+            outside inserts through the gateway.
         run_dir: New directory of the run; none: the next free number, runs/chaos-001.
         json: File for the figures.
         check: Exit with status 1 also if a process was not back in time.
     """
+    config = hunted_config(preset)
     directory = RunDir.create(run_dir, "chaos")
-    directory.save_config(hunted_config())
+    directory.save_config(config)
     console = Console()
     console.print(f"killing a process of {directory.path} every {every:g} s for {minutes:g} min")
     hunt = Hunt(directory, seed, stopped)
@@ -85,6 +118,10 @@ def run_chaos(
     found = read_logs(directory.path)
     times = judge_times(hunt.kills, found.shard_gigabytes)
     promises = judge_promises(directory, hunt, found)
+    if preset is None:
+        promises += [judge_gateway(directory), *judge_sequences(directory)]
+    else:
+        promises.append(judge_return(directory))
     show("chaos", [*times, *promises], json)
     missed = [result for result in [*promises, *(times if check else [])] if not result.passed]
     return 1 if broken or missed else 0

@@ -3,8 +3,8 @@
 Whom to kill is drawn as from a pack of cards, with one card a role: every role dies once before any
 dies again, in an order that follows from the seed. Among several processes of a role one is drawn.
 The driver is one of the roles; when it has died, the run is resumed at once. A share of the others
-is stopped (SIGSTOP) instead of killed: such a process is hung, and has to be noticed first. A
-simulator outside the run inserts through the gateway all the time.
+is stopped (SIGSTOP) instead of killed: such a process is hung, and has to be noticed first. Where
+the run has a gateway, a simulator outside the run inserts through it all the time.
 """
 
 from __future__ import annotations
@@ -78,6 +78,9 @@ class Hunt:
         self.unasked: Counter[str] = Counter()
         self.longest_stall = 0.0
         self._run_dir = run_dir
+        config, _ = run_dir.load_config()
+        self._port = config.gateway.port
+        self._roles = [role for role in ROLES if role != "gateway" or self._port is not None]
         self._rng = random.Random(seed)
         self._stopped = stopped
         self._driver: subprocess.Popen[bytes] | None = None
@@ -111,7 +114,7 @@ class Hunt:
         end = time.monotonic() + seconds
         cards: list[str] = []
         while cards or time.monotonic() < end:
-            cards = cards or self._rng.sample(ROLES, len(ROLES))
+            cards = cards or self._rng.sample(self._roles, len(self._roles))
             self._kill(cards.pop())
             pause = time.monotonic() + every
             self._until(lambda _: time.monotonic() >= pause)  # noqa: B023 (called at once)
@@ -172,11 +175,13 @@ class Hunt:
 
     @contextlib.contextmanager
     def _outsider(self) -> Iterator[None]:
-        """Has a simulator outside the run insert inside the block."""
-        config, _ = self._run_dir.load_config()
+        """Has a simulator outside the run insert inside the block, if there is a gateway."""
+        if self._port is None:
+            yield
+            return
         path = self._run_dir.path
         command = [sys.executable, "-m", outsider.__name__]
-        arguments = [str(config.gateway.port), str(path / driver.LEDGERS)]
+        arguments = [str(self._port), str(path / driver.LEDGERS)]
         with (
             (path / "outsider.txt").open("ab") as output,
             subprocess.Popen([*command, *arguments], stdout=output, stderr=output) as process,

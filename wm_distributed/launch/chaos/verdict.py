@@ -16,6 +16,7 @@ from wm_distributed.launch.bench import BenchResult
 from wm_distributed.launch.chaos.driver import LEDGERS, SILENT_SECONDS
 from wm_distributed.launch.chaos.hunt import ROLES, STALL_SECONDS, Hunt, Kill
 from wm_distributed.launch.chaos.ledger import Entries, key_of, read_ledgers
+from wm_distributed.launch.eval_command import evaluate_checkpoint
 from wm_distributed.launch.run_dir import RunDir, read_json
 from wm_distributed.types import StreamId
 
@@ -95,12 +96,9 @@ def judge_times(kills: Sequence[Kill], shard_gigabytes: float) -> list[BenchResu
 
 
 def judge_promises(run_dir: RunDir, hunt: Hunt, found: Found) -> list[BenchResult]:
-    """The promises, each with what came of it."""
-    told = read_ledgers(run_dir.path / LEDGERS)
+    """What every run promises, and what came of it."""
     return [
-        *judge_ledger(told, found),
-        _judge_gateway(told),
-        *_judge_sequences(run_dir),
+        *judge_ledger(read_ledgers(run_dir.path / LEDGERS), found),
         *_judge_counts(run_dir, found),
         _none("deaths that nobody asked for", hunt.unasked.total(), _listed(hunt.unasked)),
         BenchResult(
@@ -128,15 +126,19 @@ def judge_ledger(told: Entries, found: Found) -> list[BenchResult]:
     ]
 
 
-def _judge_gateway(told: Entries) -> BenchResult:
+def judge_gateway(run_dir: RunDir) -> BenchResult:
     """Whether the simulator outside was told that anything is stored."""
+    told = read_ledgers(run_dir.path / LEDGERS)
     outside = Counter(key for key in told if key[0].actor >= FIRST_ACTOR)
     name = "steps acknowledged by the gateway"
     return BenchResult(name=name, value=_steps(outside), unit="steps", at_least=1.0)
 
 
-def _judge_sequences(run_dir: RunDir) -> list[BenchResult]:
-    """The learner checks every sequence, and ends where one is wrong; the driver's log tells."""
+def judge_sequences(run_dir: RunDir) -> list[BenchResult]:
+    """Whether every sequence was right.
+
+    The counting family's learner checks them, and ends where one is wrong; the driver's log tells.
+    """
     config, _ = run_dir.load_config()
     checked = _counts(run_dir)["train_steps"] * config.model.data.batch_size
     crossings = run_dir.log.read_text().count("AssertionError")
@@ -144,6 +146,20 @@ def _judge_sequences(run_dir: RunDir) -> list[BenchResult]:
         BenchResult(name="sequences checked", value=checked, unit="sequences", at_least=1.0),
         _none("of these, across a gap or otherwise wrong", crossings),
     ]
+
+
+def judge_return(run_dir: RunDir) -> BenchResult:
+    """What the agent of the best evaluation has learned, in spite of all."""
+    final = evaluate_checkpoint(run_dir, None, "best")
+    agent, random = final.agent, final.random
+    return BenchResult(
+        name=f"mean return over {len(agent.results)} episodes",
+        value=agent.return_mean,
+        unit=f"± {agent.return_std:.1f}",
+        reference=random.return_mean,
+        reference_name="the random policy's",
+        note=f"after {agent.train_steps:,} train steps; to be held against undisturbed runs",
+    )
 
 
 def _judge_counts(run_dir: RunDir, found: Found) -> list[BenchResult]:
