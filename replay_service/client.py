@@ -37,6 +37,7 @@ class ReplayClient:
         timeout_seconds: float = 300.0,
         seed: int = 0,
         ages: AgeLimits | None = None,
+        exactly_once: bool = False,
     ) -> None:
         """Connects to shards, listed in the order of their numbers.
 
@@ -52,12 +53,16 @@ class ReplayClient:
             timeout_seconds: Longest wait in any call, before an error names what was awaited.
             seed: Seed of the choices among shards and selectors.
             ages: How old what is sampled may be; none: of any age.
+            exactly_once: Whether inserts wait for a shard that is down, see
+                :class:`~replay_service.writer.ChunkWriter`.
 
         Raises:
             ConfigError: The batch cannot be divided among the ranks.
         """
         group = ShardGroup(shards)
-        self._writer = ChunkWriter(group, max_inserts_in_flight, timeout_seconds)
+        self._writer = ChunkWriter(
+            group, max_inserts_in_flight, timeout_seconds, exactly_once=exactly_once
+        )
         self._reader: ReplayReader | None = None
         if spec is not None and sweep:
             self._reader = SweepReader(group, spec, limiter, timeout_seconds)

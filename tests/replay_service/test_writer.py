@@ -1,5 +1,6 @@
 """What a client writes, to shards of which some die or answer late."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -97,3 +98,54 @@ def test_without_any_shard_the_writer_gives_up_at_its_deadline(
     client.flush()
     with pytest.raises(DeadlineError, match="none of 2 replay shards answers: the shard is gone"):
         client.insert([make_chunk(0, 1)])
+
+
+def let_die(shard: Any) -> None:
+    """Has a shard die between storing and answering; it is back after some questions."""
+    insert, stats, questions = shard.insert, shard.stats, itertools.count()
+
+    def store_and_die(chunks: Sequence[SequenceChunk]) -> Any:
+        shard.insert = insert
+        insert(chunks)
+        shard.dead = True
+        return insert(chunks)
+
+    def be_back_soon() -> Any:
+        shard.dead = shard.dead and next(questions) < 3
+        return stats()
+
+    shard.insert, shard.stats = store_and_die, be_back_soon
+
+
+def test_exactly_once_is_through_a_death_between_storing_and_answering(
+    make_shards: MakeShards, make_chunk: MakeChunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replay_service.group._RETRY_SECONDS", 0.0)
+    shards = make_shards(2)
+    for shard in shards:
+        let_die(shard)
+    client = ReplayClient(shards, exactly_once=True)
+    chunk = make_chunk(0, 0)
+    client.insert([chunk])
+    chunk.columns["number"][:] = -1  # the caller's again
+    client.insert([make_chunk(0, 1)])
+    client.flush()
+    client.insert([make_chunk(0, 1)])  # from a sender that has not heard of it
+    client.flush()
+    stored = [shard for shard in shards if shard.inserted]
+    assert len(stored) == 1, "the stream's shard, and no other"
+    assert stored[0].stats().result(0.0)["replay/steps"] == 20
+    numbers = [one.columns["number"][0] for one in stored[0].inserted if one.sequence_number == 0]
+    assert numbers[-1] == 0
+
+
+def test_exactly_once_does_not_wait_for_ever(
+    make_shards: MakeShards, make_chunk: MakeChunk
+) -> None:
+    shards = make_shards(2)
+    for shard in shards:
+        shard.dead = True
+    client = ReplayClient(shards, exactly_once=True, timeout_seconds=0.2)
+    client.insert([make_chunk(0, 0)])
+    with pytest.raises(DeadlineError, match=r"was not back after 0\.2 s"):
+        client.flush()

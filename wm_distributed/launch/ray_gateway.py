@@ -62,7 +62,9 @@ class GatewayWorker:
         self._server = self._plan.build_gateway(
             self._incarnation,
             ReplayClient(
-                services.shard_handles(), timeout_seconds=config.replay.wait_timeout_seconds
+                services.shard_handles(),
+                timeout_seconds=config.replay.wait_timeout_seconds,
+                exactly_once=True,  # clients are told what is stored, and repeat what they are not
             ),
             PatientInserting(BlockingRayLimiter(services.limiter)),
             RayWeightsSource(services.server),

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from wm_distributed.launch.chaos.command import hunted_config
 from wm_distributed.launch.chaos.hunt import ROLES, Hunt
 from wm_distributed.launch.run_dir import RunDir
 
 
 def victims(run_dir: RunDir, seed: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Whom a hunt of two packs kills, in a run in which every wait ends at once."""
+    run_dir.save_config(hunted_config(None))
     hunt = Hunt(run_dir, seed)
     killed: list[str] = []
     clock = itertools.count()
