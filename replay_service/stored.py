@@ -127,6 +127,12 @@ def copy_chunks(source: Path, root: Path, config: ReplayConfig) -> tuple[int, Da
     finally:
         for log in logs:
             log.close()
+    unwritten = int(sum(log.stats()["replay/unlogged_steps"] for log in logs))
+    if unwritten:
+        raise ReplayError(
+            f"{unwritten} of {steps} steps could not be written below {root}: free some space "
+            "there, remove what was begun, and try again"
+        )
     return steps, damages
 
 

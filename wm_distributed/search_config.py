@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from wm_distributed.errors import ConfigError
 from wm_distributed.ranges import Count, NotNegative, Positive, Range, Whole, check_ranges
+from wm_distributed.seeding import MAX_ENVS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class SearchConfig:
     course of the search depends on the order in which results arrive."""
     held_out_every: Whole = 25
     """Generations between evaluations of the mean on seeds never trained on; 0: none."""
-    held_out_episodes: Count = 32
+    held_out_episodes: Annotated[int, Range(at_least=1, at_most=MAX_ENVS)] = 32
     """Episodes of such an evaluation."""
     max_episodes: Count | None = None
     """Training episodes after which an island stops; none: no limit."""

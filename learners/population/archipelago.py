@@ -14,7 +14,6 @@ from learners.population.island import COUNTERS, Island
 from learners.population.records import Evaluation, GenerationRecord
 from wm_distributed.errors import CheckpointError, ConfigError, SearchError
 from wm_distributed.search_config import SearchConfig
-from wm_distributed.seeding import MAX_ENVS
 from wm_distributed.types import Array, CandidateTask, EpisodeResult
 
 _FORMAT = 1
@@ -51,11 +50,6 @@ class Archipelago:
         if start.ndim != 1 or not len(start) or not np.isfinite(start).all():
             raise ConfigError(
                 f"a search starts from a vector of finite parameters, got {start.shape}: {start}"
-            )
-        if config.held_out_episodes > MAX_ENVS:
-            raise ConfigError(
-                f"search.held_out_episodes must be at most {MAX_ENVS}, got "
-                f"{config.held_out_episodes}"
             )
         self._config = config
         self._seed = seed

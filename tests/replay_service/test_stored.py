@@ -1,10 +1,14 @@
 """What lies on disk can be counted, copied and joined, whole or damaged."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from replay_service import segment_writer
 from replay_service.chunk_log import ChunkLog
 from replay_service.make_shard import make_shard
 from replay_service.messages import Picks, SampleRequest
@@ -111,3 +115,15 @@ def test_streams_of_one_actor_stay_apart(tmp_path: Path) -> None:
     copy_chunks(source, tmp_path / "target", ReplayConfig(num_shards=1))
     streams = [c.stream for c in stored_chunks(tmp_path / "target" / "shard-0", Damages())]
     assert streams == [StreamId(2**20 + n, 0, 0) for n in range(3)]
+
+
+def test_a_copy_onto_a_full_disk_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, parts: Any, offset: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    source = store(tmp_path / "source", [chunk(0, n) for n in range(2)])
+    monkeypatch.setattr(segment_writer, "write_parts", full)
+    with pytest.raises(ReplayError, match="10 of 10 steps could not be written below"):
+        copy_chunks(source, tmp_path / "target", ReplayConfig(num_shards=1))

@@ -103,7 +103,11 @@ def _is_there(phase: Phase, source: Plan, plan: Plan, trained: Sequence[str]) ->
         return count_steps(plan.experience) > 0
     if phase.kind == "population":
         return (source.run_dir / "search" / "solution.npy").exists()
-    return phase.name in trained or phase.name not in [one.name for one in source.phases]
+    chosen = [one.name for one in source.phases]
+    if phase.name in chosen or source.config.pipeline.source is None:
+        return phase.name in trained
+    names = [one.name for one in source.family.phases(source.config.model)]
+    return names.index(phase.name) < names.index(chosen[-1])  # it was there when that run began
 
 
 def _trained(source: Plan, checkpoint: Checkpoint) -> list[str]:

@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from wm_distributed.errors import ConfigError, RunDirError
+from wm_distributed.launch.preflight import preflight
 from wm_distributed.launch.presets import is_search
 from wm_distributed.launch.run_dir import RunDir, read_json
 from wm_distributed.ranges import Count
@@ -40,9 +41,12 @@ def scale_run(
             f"{run_dir} has no actors of its own to join or leave: it is "
             + ("a population search" if is_search(config) else "a run in one process")
         )
-    if directory.status.exists() and read_json(directory.status)["state"] == "starting":
+    state = read_json(directory.status).get("state") if directory.status.exists() else None
+    if state == "starting":
         raise RunDirError(f"{run_dir} is just starting: try again when it runs")
-    directory.save_config(replace(config, actors=replace(config.actors, num_actors=actors)))
+    scaled = replace(config, actors=replace(config.actors, num_actors=actors))
+    preflight(scaled, directory.path)  # what could not be resumed is refused
+    directory.save_config(scaled)
     Console().print(f"{run_dir}: {config.actors.num_actors} → {actors} actors")
     return 0
 

@@ -5,6 +5,7 @@
     search/results.jsonl     every result, in the order in which it was told (ResultJournal)
     search/state.bin         the search at some moment, and how much of the journal it holds
     search/solution.npy      the best mean solution so far, float64 (P,): numpy.load reads it
+    search/settings.json     the settings under which the results after the state were found
 
 A state is replaced in one rename, so there is always a whole one; the results after it are told to
 the search once more. Without a state, all of them are.
@@ -12,6 +13,8 @@ the search once more. Without a state, all of them are.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import zlib
 from collections.abc import Mapping
@@ -21,8 +24,10 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import numpy as np
 
-from wm_distributed.errors import CheckpointError
+from wm_distributed.errors import CheckpointError, ConfigError
+from wm_distributed.from_json import decode
 from wm_distributed.launch.run_dir import writing
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.types import Array
 
 _MAGIC = b"wm-search 1\n"
@@ -37,6 +42,7 @@ class SearchFiles:
         self.journal = folder / "results.jsonl"
         self.state = folder / "state.bin"
         self.solution = folder / "solution.npy"
+        self.settings = folder / "settings.json"
 
     def exist(self) -> bool:
         """Whether a search has begun here."""
@@ -54,6 +60,30 @@ class SearchFiles:
         with writing(self.solution):
             np.save(part, solution, allow_pickle=False)
             part.replace(self.solution)
+
+    def save_settings(self, search: SearchConfig) -> None:
+        """Says under which settings results are found from now on.
+
+        Raises:
+            RunDirError: The disk is full or unwritable.
+        """
+        _replace(self.settings, json.dumps(dataclasses.asdict(search), indent=2).encode() + b"\n")
+
+    def load_settings(self) -> SearchConfig | None:
+        """The settings under which the newest results were found; None if there are none.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        try:
+            settings: SearchConfig = decode(
+                SearchConfig, json.loads(self.settings.read_bytes()), "search"
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, ConfigError) as error:
+            raise CheckpointError(f"{self.settings} is damaged: {error}") from error
+        return settings
 
     def load(self) -> dict[str, Any] | None:
         """The newest state; None if there is none.

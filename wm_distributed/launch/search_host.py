@@ -27,6 +27,7 @@ from wm_distributed.errors import CheckpointError, SearchError
 from wm_distributed.launch.run_dir import writing
 from wm_distributed.launch.runtime import Which
 from wm_distributed.launch.search_files import SearchFiles
+from wm_distributed.search_config import SearchConfig
 from wm_distributed.seeding import evaluation_seed
 from wm_distributed.types import Array, CandidateTask, EpisodeResult
 
@@ -93,14 +94,17 @@ class SearchHost:
             files.folder.mkdir(parents=True, exist_ok=True)
         state = files.load()
         self._start = self._check(state) if state else spec.start
-        self._search = Archipelago(config.search, self._start, config.seed)
+        made_with = files.load_settings() or config.search
         self._journal = ResultJournal(files.journal)
-        self._server = SearchServer(self._search, config.search.lease_seconds, self._journal)
-        self._restore(state["server"] if state else {})
+        self._restore(made_with, state)
+        if made_with != config.search:  # the results after the state belong to the old settings
+            self.save()
+            self._restore(config.search, files.load())
         self._ended = self._why_ended()
         self._final: FixedSolution | None = None
         self._final_server: SearchServer | None = None
         self.save()
+        files.save_settings(config.search)
 
     def lease(self, evaluator: str, count: int) -> list[tuple[CandidateTask, Array]]:
         """Tasks for an evaluator; none for now while others finish the generation."""
@@ -194,11 +198,14 @@ class SearchHost:
             )
         return unpack_array(state.get("start"), "start")
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
+    def _restore(self, search: SearchConfig, state: Mapping[str, Any] | None) -> None:
+        """Brings a search with these settings to where state and journal end."""
+        self._search = Archipelago(search, self._start, self._spec.config.seed)
+        self._server = SearchServer(self._search, search.lease_seconds, self._journal)
         with ExitStack() as undo:
             undo.callback(self.close)
             try:
-                self._server.load_state_dict(state)
+                self._server.load_state_dict(state["server"] if state else {})
             except SearchError as error:
                 raise CheckpointError(
                     f"{self._spec.files.journal} is not of this search: {error}"

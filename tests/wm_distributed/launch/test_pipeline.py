@@ -236,6 +236,13 @@ def test_a_source_that_has_not_finished_a_phase_is_refused(
         refused(tmp_path, only)
 
 
+def test_a_source_that_was_never_to_run_a_phase_is_refused(tmp_path: Path) -> None:
+    run(tmp_path / "earlier", small(phases=("collect",)))
+    only = small(phases=("controller",), source=str(tmp_path / "earlier"))
+    with pytest.raises(ConfigError, match=r"'vision' is left out, but .*earlier has not finished"):
+        refused(tmp_path, only)
+
+
 def test_a_collection_too_short_for_its_sequences_is_refused(tmp_path: Path) -> None:
     config = small()
     with pytest.raises(ConfigError, match="collects 12 steps, 6 from each of 2 environments"):

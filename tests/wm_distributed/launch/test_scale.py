@@ -35,14 +35,14 @@ def test_a_shortage_is_told_once_for_each_wish(
     run_dir: RunDir, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = WantedActors(run_dir.path, 2)
-    for number in (40, 50):
+    for number in (5, 6):
         scale_run(run_dir.path, actors=number)
         for _ in range(3):
             wanted.number()
             wanted.tell_of_shortage(3)
     assert [record.message for record in caplog.records] == [
-        "40 actors are wanted, but there is room for no more than 3",
-        "50 actors are wanted, but there is room for no more than 3",
+        "5 actors are wanted, but there is room for no more than 3",
+        "6 actors are wanted, but there is room for no more than 3",
     ]
 
 
@@ -72,3 +72,14 @@ def test_without_a_run_the_command_explains_itself(
     assert main(["scale"]) == 2
     assert "RUN_DIR --actors N" in capsys.readouterr().out
     assert main(["scale", str(tmp_path / "none"), "--actors", "2"]) == 2
+
+
+def test_more_actors_than_replay_can_hold_streams_of_are_refused(run_dir: RunDir) -> None:
+    with pytest.raises(ConfigError, match="steps in a row"):
+        scale_run(run_dir.path, actors=100_000)
+    assert read_json(run_dir.config)["actors"]["num_actors"] == 2
+
+
+def test_a_damaged_status_does_not_keep_from_scaling(run_dir: RunDir) -> None:
+    write_json(run_dir.status, {})
+    assert scale_run(run_dir.path, actors=3) == 0

@@ -147,3 +147,41 @@ def test_a_journal_alone_is_enough_unless_it_is_of_another_search(tmp_path: Path
     SearchFiles(tmp_path).state.unlink()
     with pytest.raises(CheckpointError, match=r"results.jsonl is not of this search"):
         SearchHost(spec(tmp_path, replace(config(), seed=9)))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"weight_decay": 5.0}, {"quorum": 0.5}, {"episodes_up_to": 8}, {"max_episodes": 6 * 2 * 4}],
+    ids=lambda changed: next(iter(changed)),
+)
+@pytest.mark.parametrize("saved", [True, False])
+def test_other_settings_after_a_kill_do_not_touch_what_was_found(
+    changed: dict[str, Any], saved: bool, tmp_path: Path
+) -> None:
+    host = SearchHost(spec(tmp_path))
+    work(host, 60)
+    generations, mean = host.news({}).generations, host.solution("newest")
+    host.close()
+    if not saved:
+        SearchFiles(tmp_path).state.unlink()
+    resumed = SearchHost(spec(tmp_path, config(**changed)))
+    assert resumed.news({}).generations == generations
+    assert np.array_equal(resumed.solution("newest"), mean)
+    work(resumed)
+    end = resumed.solution("newest")
+    resumed.close()
+    again = SearchHost(spec(tmp_path, config(**changed)))
+    assert np.array_equal(again.solution("newest"), end)
+    again.close()
+
+
+def test_settings_that_decide_the_tasks_are_refused_without_a_state_too(tmp_path: Path) -> None:
+    host = SearchHost(spec(tmp_path))
+    work(host, 20)
+    host.close()
+    SearchFiles(tmp_path).state.unlink()
+    with pytest.raises(CheckpointError, match="sigma"):
+        SearchHost(spec(tmp_path, config(sigma=(3.0,))))
+    SearchFiles(tmp_path).settings.write_text("{")
+    with pytest.raises(CheckpointError, match=r"settings\.json is damaged"):
+        SearchHost(spec(tmp_path))

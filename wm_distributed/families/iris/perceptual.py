@@ -7,7 +7,6 @@ weights as torchvision saves them (``vgg16-397923af.pth``) names it in the confi
 from __future__ import annotations
 
 import logging
-import pickle
 from pathlib import Path
 
 import torch
@@ -78,11 +77,12 @@ def load_perceptual_loss(config: TokenizerConfig) -> PerceptualLoss | None:
     where = f"model.tokenizer.perceptual_weights {path}"
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-        return PerceptualLoss(weights)
-    except OSError as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise ConfigError(f"{where} cannot be read: {error.strerror}") from error
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise ConfigError(f"{where} is damaged or no file of weights: {error}") from error
+    except Exception as error:  # whatever a damaged file makes of the reader
+        raise ConfigError(f"{where} is damaged or no file of weights") from error
+    try:
+        return PerceptualLoss(weights)
     except (RuntimeError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{where}: expected the weights of VGG16 as torchvision saves them, got others: {error}"

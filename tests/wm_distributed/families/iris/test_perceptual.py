@@ -1,3 +1,4 @@
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,9 +51,12 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     config = save(tmp_path / "vgg.pth")
-    for content in (b"", b"no weights", (tmp_path / "vgg.pth").read_bytes()[:5000]):
+    whole, older = (tmp_path / "vgg.pth").read_bytes(), io.BytesIO()
+    torch.save({"weight": torch.zeros(3)}, older, _use_new_zipfile_serialization=False)
+    parts = (older.getvalue()[:size] for size in (60, 120, 240))
+    for content in (b"", b"no weights", whole[:5000], whole[:-9], *parts):
         (tmp_path / "vgg.pth").write_bytes(content)
-        with pytest.raises(ConfigError, match=r"perceptual_weights .*vgg\.pth"):
+        with pytest.raises(ConfigError, match=r"vgg\.pth is damaged or no file of weights$"):
             load_perceptual_loss(config)
 
 
