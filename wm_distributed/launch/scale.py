@@ -66,7 +66,12 @@ class WantedActors:
         changed_at = self._changed_at()
         if changed_at != self._read_at:
             self._read_at, self._told = changed_at, False
-            self._number = int(read_json(self._path)["actors"]["num_actors"])
+            try:
+                self._number = int(read_json(self._path)["actors"]["num_actors"])
+            except (RunDirError, KeyError, TypeError, ValueError) as error:
+                logger.warning(
+                    "%d actors stay, because no number can be read: %s", self._number, error
+                )
         return self._number
 
     def tell_of_shortage(self, number: int) -> None:

@@ -83,3 +83,14 @@ def test_more_actors_than_replay_can_hold_streams_of_are_refused(run_dir: RunDir
 def test_a_damaged_status_does_not_keep_from_scaling(run_dir: RunDir) -> None:
     write_json(run_dir.status, {})
     assert scale_run(run_dir.path, actors=3) == 0
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"actors": {"num_actors": "many"}}'])
+def test_a_damaged_file_does_not_end_a_living_run(
+    content: str, run_dir: RunDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = WantedActors(run_dir.path, 2)
+    run_dir.config.write_text(content)
+    os.utime(run_dir.config, ns=(1, 1))
+    assert [wanted.number(), wanted.number()] == [2, 2]
+    assert len(caplog.records) == 1
