@@ -125,6 +125,9 @@ def read_segment(path: Path, damages: Damages, *, cut: bool = False) -> Iterator
         damages: Takes what is wrong with it.
         cut: Whether to shorten the file where its last good record ends.
     """
+    if path.is_fifo() or path.is_char_device():  # they may never end
+        damages.name(f"{path}: not a regular file")
+        return
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SEGMENT_BYTES)

@@ -127,3 +127,12 @@ def test_a_copy_onto_a_full_disk_is_no_success(
     monkeypatch.setattr(segment_writer, "write_parts", full)
     with pytest.raises(ReplayError, match="10 of 10 steps could not be written below"):
         copy_chunks(source, tmp_path / "target", ReplayConfig(num_shards=1))
+
+
+@pytest.mark.timeout(30)
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    source = store(tmp_path / "source", [chunk(0, n) for n in range(2)], num_shards=1)
+    os.mkfifo(source / "shard-0" / "000000099.log")
+    damages = Damages()
+    assert len(list(stored_chunks(source / "shard-0", damages))) == 2
+    assert damages.places == 1
