@@ -38,12 +38,19 @@ def write_hdf5(path: Path, chunks: Iterable[SequenceChunk]) -> int:
         raise ConfigError(
             "an export to HDF5 needs h5py: pip install 'wm-distributed[hdf5]'"
         ) from error
+    if path.exists():
+        raise ReplayError(f"cannot write {path}: it exists")
+    part = path.with_name(f".{path.name}.part")  # on a full disk, h5py may end the process
     try:
-        with h5py.File(path, "x") as file:
+        with h5py.File(part, "w") as file:
             file.attrs["alignment"] = _ALIGNMENT
-            return _write(file, chunks)
+            steps = _write(file, chunks)
+        part.rename(path)
     except OSError as error:
         raise ReplayError(f"cannot write {path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return steps
 
 
 def _write(file: Any, chunks: Iterable[SequenceChunk]) -> int:

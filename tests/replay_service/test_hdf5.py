@@ -1,3 +1,5 @@
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -38,3 +40,13 @@ def test_an_existing_file_and_other_columns_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "there").read_text() == "mine"
     with pytest.raises(ReplayError, match=r"column 'obs/x': expected int64 \(2,\)"):
         write_hdf5(tmp_path / "new", [chunk(0, 0), chunk(0, 1, width=3)])
+
+
+def test_a_file_that_cannot_be_finished_is_not_left_behind(tmp_path: Path) -> None:
+    def broken() -> Iterator[SequenceChunk]:
+        yield chunk(0, 0)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ReplayError, match="No space left"):
+        write_hdf5(tmp_path / "replay.h5", broken())
+    assert list(tmp_path.iterdir()) == []
