@@ -327,18 +327,9 @@ def test_a_family_without_a_dream_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_polls")
-def test_a_search_in_the_dream_runs_through_ray(dreamed: Any, tmp_path: Path) -> None:
-    config = dreaming(phases=("controller",), source=str(dreamed[0]))
+def test_a_pipeline_with_a_search_in_the_dream_runs_through_ray(tmp_path: Path) -> None:
+    config = dreaming()
     config = replace(config, runtime=replace(config.runtime, kind="ray"))
-    statuses, final = run(tmp_path / "run", config)
-    assert any(evaluation.dreamed for status in statuses for evaluation in status.evaluations)
-    assert len(final.agent.results) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("quick_polls")
-def test_a_pipeline_runs_through_ray(tmp_path: Path) -> None:
-    config = replace(small(), runtime=replace(small().runtime, kind="ray"))
     statuses, final = run(tmp_path / "run", config)
     roles = [{process.role for process in status.processes} for status in statuses]
     training = [number for number, status in enumerate(statuses) if status.train_steps]
@@ -348,4 +339,9 @@ def test_a_pipeline_runs_through_ray(tmp_path: Path) -> None:
     assert "actor" not in roles[-1]
     assert (statuses[-1].train_steps, final.agent.train_steps) == (TRAINED, TRAINED)
     assert count_steps(tmp_path / "run" / "experience") == COLLECTED
+    evaluations = [evaluation for status in statuses for evaluation in status.evaluations]
+    assert evaluations
+    for evaluation in evaluations:
+        assert len(evaluation.dreamed) == len(evaluation.results) == 2  # judged in both
+    assert len(final.agent.results) == 2
     assert np.any(controller(tmp_path / "run"))

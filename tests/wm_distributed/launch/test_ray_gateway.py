@@ -167,6 +167,7 @@ def in_thread(run: Run, work: Callable[[], None]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_polls")
 def test_every_step_of_a_client_arrives_exactly_and_is_trained_on(run: Run) -> None:
     simulator = Simulator(100)
 
@@ -208,6 +209,7 @@ simulate(Gateway("127.0.0.1", int(sys.argv[1])), Endless(), 10**9)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_polls")
 def test_the_stream_of_a_client_killed_within_an_episode_is_sealed_where_it_was(run: Run) -> None:
     before = run.until(lambda s: s.metrics["gateway/clients"] == 0).metrics["replay/steps"]
     command = [sys.executable, "-c", CLIENT, str(run.config.gateway.port), "200"]
@@ -251,6 +253,7 @@ def test_the_stream_of_a_client_killed_within_an_episode_is_sealed_where_it_was(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_polls")
 def test_nothing_that_was_told_as_stored_is_lost_or_doubled_when_the_gateway_is_killed(
     run: Run,
 ) -> None:
