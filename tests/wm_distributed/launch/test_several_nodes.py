@@ -171,7 +171,8 @@ def test_a_search_goes_on_unchanged_when_a_node_with_an_evaluator_dies(
 
         after = until(runtime, lambda s: s.metrics["run/recoveries"] > 0 and all_run(s))
         restarts = {p.index: p.restarts for p in after.processes if p.role == "evaluator"}
-        assert restarts == {0: 1, 1: 0}
+        assert restarts[0] >= 1, "twice, if Ray tried the dead node once more"
+        assert restarts[1] == 0
         assert {nodes.of(p) for p in after.processes if p.role == "evaluator"} == {places[1]}
         last = until(runtime, lambda status: status.finished)
         assert last.metrics["search/conflicting_results"] == 0
