@@ -123,5 +123,6 @@ def run_chaos(
     else:
         promises.append(judge_return(directory))
     show("chaos", [*times, *promises], json)
-    missed = [result for result in [*promises, *(times if check else [])] if not result.passed]
+    judged = [*promises, *(times if check else [])]
+    missed = [result for result in judged if result.passed is False]
     return 1 if broken or missed else 0
