@@ -85,7 +85,7 @@ def test_a_damaged_status_does_not_keep_from_scaling(run_dir: RunDir) -> None:
     assert scale_run(run_dir.path, actors=3) == 0
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"actors": {"num_actors": "many"}}'])
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"actors": {"num_actors": "many"}}'])
 def test_a_damaged_file_does_not_end_a_living_run(
     content: str, run_dir: RunDir, caplog: pytest.LogCaptureFixture
 ) -> None:
