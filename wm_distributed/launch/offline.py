@@ -1,20 +1,20 @@
-"""Training on what is stored already, with nobody who collects: ``replay.offline``."""
+"""Training on what other runs stored: ``replay.offline``, and ``replay import`` into a run."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 
-from actors.sequence_writer import SequenceWriter
 from replay_service.make_shard import begin_anew
 from replay_service.rings import Layout, layout_of
 from replay_service.segments import Damages
 from replay_service.stored import copy_chunks, find_shards, stored_chunks
-from wm_distributed.errors import ConfigError
+from wm_distributed.errors import ConfigError, ReplayError
+from wm_distributed.launch.memory import step_layout
+from wm_distributed.launch.phases import is_pipeline
 from wm_distributed.launch.plan import Plan
-from wm_distributed.types import SequenceChunk
+from wm_distributed.launch.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ def check_offline(plan: Plan) -> None:
             f"replay.offline {source}: no environment steps are taken, so stop.env_steps never "
             "ends the run; set stop.train_steps or stop.wall_seconds"
         )
-    _check_columns(source, _stored_layout(source), _acted_layout(plan))
+    hint = "choose the family, the model's sizes and the environment that it was collected with"
+    _check_columns(f"replay.offline {source}", next(_layouts(Path(source))), plan, hint)
     if not config.eval.every_train_steps:
         logger.warning(
             "the run is evaluated at its end only: eval.every_env_steps means nothing with "
@@ -74,47 +75,64 @@ def check_offline(plan: Plan) -> None:
         )
 
 
-def _check_columns(source: str, there: Layout, here: Layout) -> None:
+def check_import(run_dir: RunDir, source: Path) -> None:
+    """Refuses an import into a run that would never read it, or would choke on it.
+
+    Raises:
+        ReplayError: The run has no use for it, or nothing is stored there.
+        ConfigError: Its columns are not those that the run's own actors store.
+    """
+    from wm_distributed.launch.preflight import try_environment
+
+    config, family = run_dir.load_config()
+    phases = family.phases(config.model)
+    if is_pipeline(phases):
+        found = f"a pipeline of family {family.name!r}, which trains on its own experience/"
+        hint = "a new one takes an earlier one's experience by --from RUN_DIR and --phases"
+    elif all(phase.kind == "population" for phase in phases):
+        found = f"a population search of family {family.name!r}, which trains on nothing"
+        hint = "name a run that trains on replay"
+    elif not config.replay.durable:
+        found = "one with replay.durable False, whose replay is empty at each start"
+        hint = f"first resume it once: wm-distributed resume {run_dir.path} --replay.durable"
+    elif not run_dir.can_be_resumed():
+        found = "one without a checkpoint to go on from"
+        hint = "begin it anew, or name another one"
+    else:
+        plan = Plan(config, try_environment(config), run_dir.path)
+        hint = "import what the same family, with the same sizes, collected in the same environment"
+        for there in _layouts(source):  # all of them: what is imported cannot be taken back
+            _check_columns(str(source), there, plan, hint)
+        return
+    raise ReplayError(
+        f"{run_dir.path} has no use for an import: expected a run with replay.durable that can be "
+        f"resumed, got {found}; {hint}"
+    )
+
+
+def _layouts(source: Path) -> Iterator[Layout]:
+    """The different columns of the chunks that are stored; one, unless they were mixed up.
+
+    Raises:
+        ConfigError: There is no chunk.
+        ReplayError: Nothing is stored there.
+    """
+    last: Layout = {}
+    for directory in find_shards(source):
+        for chunk in stored_chunks(directory, Damages()):
+            layout = layout_of(chunk.columns)
+            if layout != last:
+                yield (last := layout)
+    if not last:
+        raise ConfigError(f"{source} holds no step")
+
+
+def _check_columns(source: str, there: Layout, plan: Plan, hint: str) -> None:
+    here = step_layout(plan)
     if there != here:
         names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
         listed = ", ".join(
             f"{name} {there.get(name, 'nothing')} instead of {here.get(name, 'nothing')}"
             for name in names
         )
-        raise ConfigError(
-            f"replay.offline {source} does not hold what this run's actors would store: {listed}; "
-            "choose the family, the model's sizes and the environment that it was collected with"
-        )
-
-
-def _stored_layout(source: str) -> Layout:
-    """Columns of the first chunk that is stored."""
-    for directory in find_shards(Path(source)):
-        for chunk in stored_chunks(directory, Damages()):
-            return layout_of(chunk.columns)
-    raise ConfigError(f"replay.offline {source} holds no step")
-
-
-def _acted_layout(plan: Plan) -> Layout:
-    """Columns of the chunks that the run's own actors would insert."""
-    policy, chunks = plan.build_policy(0), _Chunks()
-    with closing(plan.open_env(1, 0)) as env:
-        step = env.reset()
-        action, _, extras = policy.act(policy.initial_state(1), step, "train")
-    writer = SequenceWriter(chunks, actor=0, incarnation=0, num_envs=1, chunk_steps=1)
-    writer.append(step, action, extras, 0)
-    writer.insert(0)
-    return layout_of(chunks.inserted[0].columns)
-
-
-class _Chunks:
-    """A :class:`~wm_distributed.roles.ReplayWriter` that keeps them."""
-
-    def __init__(self) -> None:
-        self.inserted: list[SequenceChunk] = []
-
-    def insert(self, chunks: Sequence[SequenceChunk]) -> None:
-        self.inserted += chunks
-
-    def flush(self) -> None:
-        pass
+        raise ConfigError(f"{source} does not hold what the run's actors store: {listed}; {hint}")

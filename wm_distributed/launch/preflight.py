@@ -44,7 +44,7 @@ def preflight(config: RunConfig[Any], run_dir: Path) -> Plan:
     _check_sharding(family, config.learner)
     _check_cuda_graphs(family, config.learner)
     _check_gateway(family, config)
-    spaces = _try_environment(config)
+    spaces = try_environment(config)
     if family.check is not None:
         family.check(config.model, spaces)
     plan = Plan(config, spaces, run_dir)
@@ -315,7 +315,7 @@ def check_writable(run_dir: Path) -> None:
         ) from error
 
 
-def _try_environment(config: RunConfig[Any]) -> EnvSpaces:
+def try_environment(config: RunConfig[Any]) -> EnvSpaces:
     """Spaces of the environment, which has been made and reset once."""
     from wm_distributed.envs import make_vector_env
 

@@ -73,9 +73,12 @@ def import_replay(directory: Place, source: Place, /) -> int:
         directory: A run that is not running.
         source: Another run, or an export.
     """
+    from wm_distributed.launch.offline import check_import
+
     run_dir = RunDir.open(directory)
     config, _ = run_dir.load_config()
     with only_driver(run_dir):
+        check_import(run_dir, source)
         steps, damages = copy_chunks(source, run_dir.path / "replay", config.replay)
     console = Console()
     console.print(f"{steps:,} steps imported; to use them: wm-distributed resume {directory}")
