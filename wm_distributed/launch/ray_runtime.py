@@ -6,8 +6,9 @@
               actors ─insert→ shards ←sample, update─ learner ─publish→ server ←fetch─ actors
               actors, learner ─reserve→ limiter
 
-What the driver does, about once a second, is in :meth:`RayRuntime.poll`. If the driver is killed,
-everything else ends (see ``ray_cluster.py``), and the run directory resumes.
+What the driver does, about once a second, is in :meth:`RayRuntime.poll`; between, it looks after
+whoever has died. If the driver is killed, everything else ends (see ``ray_cluster.py``), and the
+run directory resumes.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from wm_distributed.seeding import rank_seed
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
+_WATCH_SECONDS = 0.2  # between looks at who has died or is coming back
 _WAIT_SECONDS = 0.1
 _FINISH_SECONDS = 300.0  # for the last step, publication and checkpoint
 _LAST_SECONDS = 1.0  # for the answers from after the end
@@ -117,8 +119,7 @@ class RayRuntime:
         self._schedule.begin(self._env_steps, pulse.began_at, seconds)
 
     def poll(self) -> RunStatus:
-        time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
-        self._polled = time.monotonic()
+        self._wait_for_poll()
         self._cluster.check()
         self._mend()
         self._scale_actors()
@@ -190,9 +191,18 @@ class RayRuntime:
 
     # ---------------------------------------------------------------------------- under way
 
+    def _wait_for_poll(self) -> None:
+        """Waits until a poll is due; who has died meanwhile, or is coming back, does not."""
+        while time.monotonic() < self._polled + _POLL_SECONDS:
+            time.sleep(_WATCH_SECONDS)
+            for team in self._workers:
+                if team.is_away or _has_failed(team):
+                    team.poll()
+        self._polled = time.monotonic()
+
     def _mend(self) -> None:
         """Polls every process but the evaluator's, and starts again what has died."""
-        for team in (*self._services, *self._actors.teams, *self._learners):
+        for team in self._workers:
             team.poll()
 
     def _scale_actors(self) -> None:
@@ -366,9 +376,18 @@ class RayRuntime:
         pulses = [pulse for team in self._services for pulse in team.pulses if pulse is not None]
         return int(sum(pulse.stats.get("replay/steps", 0.0) for pulse in pulses))
 
+    @property
+    def _workers(self) -> list[Team]:
+        """All but the evaluator's."""
+        return [*self._services, *self._actors.teams, *self._learners]
+
     def _everyone(self) -> list[Team]:
         evaluator = [self._evaluator.team] if self._evaluator else []
         return [*self._learners, *self._actors.teams, *self._services, *evaluator]
+
+
+def _has_failed(team: Team) -> bool:
+    return any(cast(RayProcess, process).failed() for process in team.processes)
 
 
 def _rank_0(team: Team) -> Handle:

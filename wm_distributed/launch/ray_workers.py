@@ -134,9 +134,10 @@ class ActorWorker:
             RayWeightsSource(services.server),
             seed=self._seed,
         )
+        loop.run_chunk(0.0)  # opens the environments, also where the rate limiter holds it back
+        self._ready = True
         while not self._stop.is_set():
             loop.run_chunk(_HOLD_SECONDS)
-            self._ready = True
         loop.close()
 
     @ray.method(concurrency_group="watch")

@@ -180,6 +180,11 @@ class Team:
         return all(pulse is not None and pulse.ready for pulse in self.pulses)
 
     @property
+    def is_away(self) -> bool:
+        """Whether a process has died and its successor is not ready yet."""
+        return self._died_at is not None
+
+    @property
     def processes(self) -> list[Process]:
         """Those of the newest incarnation."""
         return [member.process for member in self._members]

@@ -86,11 +86,14 @@ def test_a_dead_process_is_started_again_with_the_next_incarnation_after_a_pause
     bench.team.poll()
     (status,) = bench.team.statuses()
     assert (status.health, status.pid, status.restarts) == ("restarting", 0, 1)
+    assert bench.team.is_away
     assert len(bench.launched) == 1
     pause = bench.poll_until(lambda: len(bench.launched) == 2)
     assert 0.25 <= pause <= 0.75 + 0.1
+    assert bench.team.is_away  # launched, but not ready
     bench.team.poll()
     assert bench.team.statuses()[0].pid == 100
+    assert not bench.team.is_away
 
 
 def test_the_pause_doubles_while_deaths_follow_each_other_and_is_short_again_after_a_calm() -> None:
