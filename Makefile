@@ -15,7 +15,7 @@ PYTHON ?=
 VENV ?= .venv
 PRESET ?= dreamer-cartpole
 ARGS ?=
-BENCHES ?= replay actors learner ranks weights system search
+BENCHES ?= replay actors learner ranks weights system search dream
 PYTEST_ARGS ?=
 TORCH_INDEX ?=
 
