@@ -9,15 +9,20 @@
 
 The header has a checksum of its own, so that a damaged length is noticed before it is believed. It
 begins with the segment's number: a file may have held another segment before, and what is left of
-that is no record of this one. After damage the search goes on at the next magic, so that one bad
-record costs no other. Whatever the bytes are, reading raises nothing, runs no code, allocates no
-more than a few times the largest record, and ends: after a few hundred false starts the rest of a
-segment is given up.
+that is no record of this one. After damage the search goes on at the next header that is whole, so
+that one bad record costs no other, whatever it holds.
+
+Whatever the bytes are, reading raises nothing, runs no code, allocates no more than a few times the
+largest record, and takes a time in proportion to them and to what they decompress to. Looking for
+headers does. Reading payloads would not, if many whole headers lied about the same bytes: so bad
+payloads may have as many bytes in all as the segment. From then on one is read only if a header, or
+the end, stands behind it, and if it is bad, nothing within it is looked at.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -37,11 +42,13 @@ MAX_STEP_NUMBER = 2**62
 _MAGIC = b"\xf5wmr"
 _FIELDS = struct.Struct("<4sB3xIIQQ")  # magic, kind, payload bytes, steps, number, checksum
 _CHECK = struct.Struct("<I")
-HEADER_BYTES = _FIELDS.size + _CHECK.size
+_HEADER = struct.Struct(_FIELDS.format + "I")
+HEADER_BYTES = _HEADER.size
 _PLAIN, _ZSTD, _END = range(3)
 _UNNUMBERED = 0  # for the header checks of version 1, whose files held one segment only
 _ZSTD_LEVEL = 1
-_MAX_FALSE_STARTS = 256
+# Magic, kind, padding, and a size of MAX_RECORD_BYTES at most: where a header may begin.
+_HEADER_START = re.compile(re.escape(_MAGIC) + rb"[\x00-\x02]\x00{3}.{3}[\x00-\x10]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +133,15 @@ def find_records(content: bytes | memoryview, segment: int) -> Iterator[Record |
     segments = [segment] if mark == SEGMENT_MARK else [segment, _UNNUMBERED]
     if mark not in (SEGMENT_MARK, _MARK_1):
         place, damaged, reason = 0, 0, "the segment does not begin as one"
-    false_starts = 0
+    wasted = 0  # bytes of payloads that were read and are bad
     while place < len(data):
         try:
-            record = _read(data, place, segments)
+            record = _read(data, place, segments, thrifty=wasted > len(data))
         except _BadRecordError as error:
             if damaged < 0:
                 damaged, reason = place, str(error)
-            false_starts += 1
-            following = _next_magic(data, place + 1)
-            if following < 0 or false_starts > _MAX_FALSE_STARTS:
-                break
-            place = following
+            wasted += error.wasted
+            place = _next_header(data, error.resume, segments)
             continue
         if damaged >= 0:
             yield Damage(damaged, place, reason)
@@ -151,32 +155,76 @@ def find_records(content: bytes | memoryview, segment: int) -> Iterator[Record |
 
 
 class _BadRecordError(Exception):
-    """There is no good record at a place."""
+    """There is no good record at a place.
+
+    Attributes:
+        resume: Where to search on.
+        wasted: Bytes that were read to find out.
+    """
+
+    def __init__(self, reason: str, resume: int, wasted: int = 0) -> None:
+        super().__init__(reason)
+        self.resume = resume
+        self.wasted = wasted
 
 
-def _read(data: memoryview, place: int, segments: Sequence[int]) -> Record | None:
-    """The record that begins at a place; None if it is an end."""
-    header = data[place : place + HEADER_BYTES]
-    if len(header) < HEADER_BYTES:
-        raise _BadRecordError("it ends within a record's header")
-    fields, check = header[: _FIELDS.size], header[_FIELDS.size :]
-    magic, kind, size, steps, number, checksum = _FIELDS.unpack(fields)
-    if magic != _MAGIC or check not in [_CHECK.pack(zlib.crc32(fields, one)) for one in segments]:
-        raise _BadRecordError("a record's header is damaged")
+def _read(data: memoryview, place: int, segments: Sequence[int], *, thrifty: bool) -> Record | None:
+    """The record that begins at a place; None if it is an end.
+
+    Args:
+        data: The segment.
+        place: Where the record begins.
+        segments: Numbers that its header may have been made with.
+        thrifty: Whether to read no payload without a header behind it, nor any byte of one twice.
+    """
+    if place + HEADER_BYTES > len(data):
+        raise _BadRecordError("it ends within a record's header", len(data))
+    header = _header_at(data, place, segments)
+    if header is None:
+        raise _BadRecordError("a record's header is damaged", place + 1)
+    kind, size, steps, number, checksum = header
     if kind == _END:
         return None
-    payload = data[place + HEADER_BYTES : place + HEADER_BYTES + size]
-    if len(payload) < size:
-        raise _BadRecordError("it ends within a record")
-    if size > MAX_RECORD_BYTES or xxhash.xxh3_64_intdigest(payload) != checksum:
-        raise _BadRecordError("a record's checksum does not match")
+    start, stop = place + HEADER_BYTES, place + HEADER_BYTES + size
+    if size > MAX_RECORD_BYTES:
+        raise _BadRecordError(f"a record's header claims {size} bytes", place + 1)
+    if stop > len(data):
+        raise _BadRecordError("it ends within a record", place + 1)
+    if thrifty and stop < len(data) and _header_at(data, stop, segments) is None:
+        raise _BadRecordError("no record follows where its header says", place + 1)
+    payload = data[start:stop]
+    if xxhash.xxh3_64_intdigest(payload) != checksum:
+        resume = stop if thrifty else place + 1
+        raise _BadRecordError("a record's checksum does not match", resume, size)
     try:
         chunk = decode_chunk(payload if kind == _PLAIN else _decompressed(payload))
     except CodecError as error:
-        raise _BadRecordError(f"a record holds no chunk: {error}") from error
+        raise _BadRecordError(f"a record holds no chunk: {error}", stop) from error
     if steps != chunk.num_steps or not 0 <= number < MAX_STEP_NUMBER:
-        raise _BadRecordError("a record's header and its chunk disagree")
+        raise _BadRecordError("a record's header and its chunk disagree", stop)
     return Record(chunk, number, HEADER_BYTES + size)
+
+
+def _header_at(
+    data: memoryview, place: int, segments: Sequence[int]
+) -> tuple[int, int, int, int, int] | None:
+    """Kind, payload bytes, steps, number and checksum of a whole header; None if there is none."""
+    if place + HEADER_BYTES > len(data):
+        return None
+    magic, kind, size, steps, number, checksum, check = _HEADER.unpack_from(data, place)
+    fields = data[place : place + _FIELDS.size]
+    if magic != _MAGIC or check not in [zlib.crc32(fields, one) for one in segments]:
+        return None
+    return kind, size, steps, number, checksum
+
+
+def _next_header(data: memoryview, start: int, segments: Sequence[int]) -> int:
+    """Where the next whole header begins, from ``start`` on; the end of the data if nowhere."""
+    while found := _HEADER_START.search(data, start):
+        if _header_at(data, found.start(), segments) is not None:
+            return found.start()
+        start = found.start() + 1
+    return len(data)
 
 
 def _decompressed(payload: memoryview) -> bytes:
@@ -190,17 +238,6 @@ def _decompressed(payload: memoryview) -> bytes:
     except zstandard.ZstdError as error:
         raise CodecError(f"it cannot be decompressed: {error}") from error
     return whole
-
-
-def _next_magic(data: memoryview, start: int) -> int:
-    """Where the next magic lies from ``start`` on; -1 if nowhere."""
-    overlap = len(_MAGIC) - 1
-    step = 2**20  # a memoryview cannot be searched, and a copy of all of it would be large
-    for first in range(start, len(data), step):
-        found = bytes(data[first : first + step + overlap]).find(_MAGIC)
-        if found >= 0:
-            return first + found
-    return -1
 
 
 def write_parts(descriptor: int, parts: Sequence[Part], offset: int) -> int:

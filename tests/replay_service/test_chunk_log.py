@@ -90,6 +90,23 @@ def test_a_torn_tail_is_cut_once_and_a_corrupt_middle_is_named(tmp_path: Path) -
     assert recovered(tmp_path)[1].cut_bytes == 0
 
 
+def test_a_corrupt_middle_full_of_magics_is_skipped_and_nothing_behind_it_is_cut_off(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path, range(6))
+    (path,) = segment_paths(tmp_path)
+    data = bytearray(path.read_bytes())
+    start, stop = (data.index(b"\xf5wmr", place) for place in (100, 400))
+    data[start:stop] = b"\xf5wmr" * 1000
+    path.write_bytes(data)
+    numbers, damages = recovered(tmp_path)
+    assert len(numbers) >= 4
+    assert numbers[-1] == 5
+    assert (damages.places, damages.cut_bytes, damages.skipped_bytes) == (1, 0, 4000)
+    assert f"{path}: 4000 bytes from {start} on: a record's header is damaged" in str(damages)
+    assert path.read_bytes() == data
+
+
 def test_a_segment_that_cannot_be_read_is_named_and_the_others_come_back(tmp_path: Path) -> None:
     fill(tmp_path, range(6), segment_bytes=500)
     first = segment_paths(tmp_path)[0]

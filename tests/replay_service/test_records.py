@@ -184,7 +184,8 @@ def bomb() -> bytes:
         (forged(b"\xdd\xff\xff\xff\xff"), "holds no chunk"),  # claims four thousand million fields
         (forged(record(1)[HEADER_BYTES:], steps=2**31), "disagree"),
         (forged(record(1)[HEADER_BYTES:], number=2**63), "disagree"),
-        (forged(b"", size=2**32 - 1), "ends within a record"),
+        (forged(b"", size=2**32 - 1), "claims 4294967295 bytes"),
+        (forged(b"", size=2**28), "ends within a record"),
         (forged(b"no zstd", compression=1), "decompressed"),
         (forged(bomb(), compression=1), "1073741824 bytes long"),
     ],
@@ -195,11 +196,62 @@ def test_hostile_records_with_right_checksums_are_damage(hostile: bytes, reason:
     assert reason in damage.reason
 
 
-def test_a_segment_of_false_starts_is_given_up() -> None:
-    tempting = forged(b"", size=2**20)[:HEADER_BYTES]  # each asks for a checksum of a megabyte
-    numbers, damages = found(SEGMENT_MARK + record(0) + tempting * 40_000)
-    assert numbers == [0]
-    assert damages[-1].stop == len(SEGMENT_MARK + record(0) + tempting * 40_000)
+def header(size: int) -> bytes:
+    """A whole header that lies about what follows."""
+    return forged(b"", size=size)[:HEADER_BYTES]
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\xf5wmr" * 1000,
+        (b"\xf5wmr" + bytes(8)) * 1000,
+        record(7, segment=SEGMENT - 1) * 300,
+        header(2**28) * 1000,
+        header(HEADER_BYTES * 300) * 1000,
+        header(HEADER_BYTES * 17 + 1) * 1000,
+    ],
+)
+def test_a_damaged_middle_hides_no_record_behind_it_whatever_it_holds(junk: bytes) -> None:
+    before, after = segment(2), b"".join(record(n) for n in range(2, 6))
+    numbers, (damage,) = found(before + junk + after)
+    assert numbers == list(range(6))
+    assert (damage.start, damage.stop) == (len(before), len(before + junk))
+
+
+def test_a_flip_in_a_record_full_of_magics_costs_that_record_alone() -> None:
+    columns = {"is_first": np.zeros(1, bool), "x": np.frombuffer(b"\xf5wmr" * 2000, np.uint8)[None]}
+    full = SequenceChunk(StreamId(1, 2, 3), 1, 7, columns)
+    data = b"".join(encode_record(full, 100, segment=SEGMENT, compress=False))
+    for place in (10, len(data) - 5):  # in its header, and in what it holds
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        numbers, (damage,) = found(segment(1) + damaged + record(2) + record(3))
+        assert numbers == [0, 2, 3]
+        assert damage.stop - damage.start == len(data)
+
+
+@pytest.mark.parametrize(
+    "lies",  # read each time, they would be 40 gigabytes, and 0.4
+    [header(2**20) * 40_000, b"".join(header(HEADER_BYTES * n) for n in reversed(range(5000)))],
+)
+def test_headers_that_lie_do_not_make_the_same_bytes_be_read_over_and_over(
+    lies: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    class Counting:
+        @staticmethod
+        def xxh3_64_intdigest(payload: memoryview) -> int:
+            read.append(len(payload))
+            return int(xxhash.xxh3_64_intdigest(payload))
+
+    data = SEGMENT_MARK + record(0) + lies + b"".join(record(n) for n in range(1, 4))
+    monkeypatch.setattr(records, "xxhash", Counting)
+    numbers, (damage,) = found(data)
+    assert numbers == [0, 1, 2, 3]
+    assert damage.stop - damage.start == len(lies)
+    assert sum(read) < 3 * len(data)
 
 
 def test_a_chunk_that_no_record_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
