@@ -164,17 +164,18 @@ def tokenizer_fidelity(trainable: IrisTrainable, columns: Mapping[str, np.ndarra
     low = ball[:, 0] >= 24  # in the patches that also hold the paddle
     away = (paddle - paddle2).abs()
     return (
-        f"| ball off by >0.5 px {(off > 0.5).float().mean():.3f}, near the paddle "
+        f" | ball off by >0.5 px {(off > 0.5).float().mean():.3f}, near the paddle "
         f"{(off[low] > 0.5).float().mean():.3f}; paddle {(away > 0.5).float().mean():.3f}, near "
         f"the ball {(away[low] > 0.5).float().mean():.3f}"
     )
 
 
 def show_report(trainable: IrisTrainable, data: Data, phase: str) -> str:
-    """The scalars of a phase's report, on sequences that are long enough for all of them."""
-    spec = replace(spec_of(trainable, phase), batch_size=64, length=11)
+    """The scalars of a phase's report, on unrelated frames or sequences that are long enough."""
+    size, length = (256, 1) if phase == TOKENIZER else (64, 11)
+    spec = replace(spec_of(trainable, phase), batch_size=size, length=length)
     scalars = trainable.report(phase, data.batch(spec)).scalars
-    return "| " + " ".join(f"{k.removeprefix('world_model_')} {v:.2f}" for k, v in scalars.items())
+    return "| " + " ".join(f"{k.removeprefix(phase + '_')} {v:.4g}" for k, v in scalars.items())
 
 
 def outcome_accuracy(trainable: IrisTrainable, data: Data) -> str:
@@ -190,7 +191,7 @@ def outcome_accuracy(trainable: IrisTrainable, data: Data) -> str:
     last = (steps.end > 0) & steps.valid
     other = ~last & steps.valid
     return (
-        f"| at ends: reward right {(reward == steps.reward_class)[last].float().mean():.3f}, end "
+        f" | at ends: reward right {(reward == steps.reward_class)[last].float().mean():.3f}, end "
         f"seen {end[last].float().mean():.3f}, false ends {end[other].float().mean():.4f}"
     )
 
@@ -317,7 +318,8 @@ def main() -> None:
         trainable.model.load_state_dict({**trainable.model.state_dict(), **saved})
     train(
         trainable, data, TOKENIZER, args.tokenizer, 100,
-        lambda: tokenizer_fidelity(trainable, others.columns),
+        lambda: show_report(trainable, others, TOKENIZER)
+        + tokenizer_fidelity(trainable, others.columns),
     )  # fmt: skip
     train(
         trainable, data, WORLD_MODEL, args.world_model, 100,

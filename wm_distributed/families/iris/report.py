@@ -33,19 +33,27 @@ _HORIZONS = (1, 2, 4, 8, 16)
 
 
 def tokenizer_report(model: IrisModel, config: IrisConfig, batch: TensorBatch) -> Report:
-    """Frames above their reconstructions, and how often each code is used."""
+    """Frames above their reconstructions, and how often each code is used.
+
+    The share of identical patches with identical tokens is that of unrelated frames here, and
+    that of consecutive ones in the report on the world model.
+    """
     tokenizer = model.acting.tokenizer
     pixels = to_pixels(batch.obs()[model.acting.image_key].flatten(0, 1))[:256]
     tokens = tokenizer.encode(pixels)
     decoded = tokenizer.decode(tokens)
     pair = torch.cat([pixels[:_PICTURES], decoded[:_PICTURES]], dim=-2)  # (n, 3, 2H, W)
     used = torch.bincount(tokens.flatten(), minlength=tokenizer.vocabulary)
+    scalars = {
+        "tokenizer_psnr_db": float(psnr_db(decoded, pixels)),
+        "tokenizer_perplexity": float(perplexity(tokens, tokenizer.vocabulary)),
+        "tokenizer_codes_used": float((used > 0).sum()),
+    }
+    share = identical_share(pixels, pixels.roll(1, 0), tokens, tokens.roll(1, 0))
+    if share is not None:
+        scalars["tokenizer_identical_share"] = share
     return Report(
-        scalars={
-            "tokenizer_psnr_db": float(psnr_db(decoded, pixels)),
-            "tokenizer_perplexity": float(perplexity(tokens, tokenizer.vocabulary)),
-            "tokenizer_codes_used": float((used > 0).sum()),
-        },
+        scalars=scalars,
         images={
             "reconstruction": _to_bytes(pair.permute(2, 0, 3, 1).flatten(1, 2)),
             "code_use": _bars(used.sort(descending=True).values.float()),
@@ -80,7 +88,8 @@ def world_model_report(model: IrisModel, config: IrisConfig, batch: TensorBatch)
     }
     pairs = (pixels[:, :-1], pixels[:, 1:]), (tokens[:, :-1], tokens[:, 1:])
     frames, codes = ([part.flatten(0, 1) for part in pair] for pair in pairs)
-    scalars["tokenizer_identical_share"] = float(identical_share(*frames, *codes))
+    if (share := identical_share(*frames, *codes)) is not None:
+        scalars["world_model_identical_share"] = share
     video = _video(pixels, torch.cat([pixels[:, :seen], imagined], dim=1))
     return Report(
         scalars=scalars,

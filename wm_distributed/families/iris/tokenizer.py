@@ -77,7 +77,7 @@ class Tokenizer(nn.Module):
         return out
 
 
-def identical_share(first: Tensor, second: Tensor, tokens: Tensor, others: Tensor) -> Tensor:
+def identical_share(first: Tensor, second: Tensor, tokens: Tensor, others: Tensor) -> float | None:
     """Share of patches, pixel by pixel the same in two frames, whose tokens are the same too.
 
     Args:
@@ -87,13 +87,12 @@ def identical_share(first: Tensor, second: Tensor, tokens: Tensor, others: Tenso
         others: Of the second.
 
     Returns:
-        The share; one where no patch is the same.
+        The share; None where no patch is the same, so that there is nothing to be told.
     """
     patches = round(first.shape[-1] / tokens.shape[-1] ** 0.5)
     differs = (first != second).any(dim=1, keepdim=True).float()
     same = F.max_pool2d(differs, patches).flatten(1) == 0  # (N, K)
-    kept = (tokens == others) & same
-    return torch.where(same.any(), kept.sum() / same.sum().clamp_min(1), 1.0)
+    return float((tokens == others)[same].float().mean()) if same.any() else None
 
 
 def tokenizer_losses(
@@ -121,11 +120,8 @@ def tokenizer_losses(
     }
     if perceptual is not None:
         losses["perceptual"] = perceptual(predicted, pixels)
-    frames = tokens.view(len(pixels), -1)
-    others = pixels.roll(1, 0), frames.roll(1, 0)
     figures = {
         "psnr_db": psnr_db(predicted.detach().clamp(0.0, 1.0), pixels),
         "perplexity": perplexity(tokens, tokenizer.vocabulary),
-        "identical_share": identical_share(pixels, others[0], frames, others[1]),
     }
     return losses, figures

@@ -86,8 +86,14 @@ def test_the_share_of_identical_patches_with_identical_tokens() -> None:
     tokens = torch.tensor([[1, 2, 3, 4]])
     assert identical_share(first, second, tokens, torch.tensor([[1, 2, 3, 9]])) == 1.0
     share = identical_share(first, second, tokens, torch.tensor([[1, 7, 3, 4]]))
-    assert share.item() == pytest.approx(2 / 3)
-    assert identical_share(first, 1.0 - first, tokens, tokens + 1) == 1.0
+    assert share == pytest.approx(2 / 3)
+    assert identical_share(first, second, tokens, tokens + 5) == 0.0
+
+
+def test_where_no_patch_is_the_same_there_is_no_share() -> None:
+    first, tokens = torch.zeros(1, 3, 4, 4), torch.tensor([[1, 2, 3, 4]])
+    for others in (tokens, tokens + 1):
+        assert identical_share(first, 1.0 - first, tokens, others) is None
 
 
 @pytest.mark.parametrize("codebook", ["gradient", "ema"])
