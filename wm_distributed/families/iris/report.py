@@ -50,7 +50,7 @@ def tokenizer_report(model: IrisModel, config: IrisConfig, batch: TensorBatch) -
         "tokenizer_codes_used": float((used > 0).sum()),
     }
     share = identical_share(pixels, pixels.roll(1, 0), tokens, tokens.roll(1, 0))
-    if share is not None:
+    if share is not None and len(pixels) > 1:  # one frame would be compared with itself
         scalars["tokenizer_identical_share"] = share
     return Report(
         scalars=scalars,
@@ -62,7 +62,11 @@ def tokenizer_report(model: IrisModel, config: IrisConfig, batch: TensorBatch) -
 
 
 def world_model_report(model: IrisModel, config: IrisConfig, batch: TensorBatch) -> Report:
-    """Open-loop predictions from the first frames on, beside reality, and with shuffled actions."""
+    """Open-loop predictions from the first frames on, beside reality and controls.
+
+    The controls are the same predictions with wrong actions, which a world model that listens to
+    actions must beat, and a copy of the last frame that is seen.
+    """
     acting = model.acting
     columns = {name: column[:_SEQUENCES] for name, column in batch.columns.items()}
     pixels = to_pixels(TensorBatch(columns).obs()[acting.image_key])
@@ -73,11 +77,10 @@ def world_model_report(model: IrisModel, config: IrisConfig, batch: TensorBatch)
     valid = segment[:, seen:] == segment[:, seen - 1 : seen]
     actions = columns[ACTION].long()
     imagined = open_loop(model, tokens, columns[IS_FIRST], actions, seen)
-    guesses = {
-        "horizon": imagined,
-        "shuffled": open_loop(model, tokens, columns[IS_FIRST], actions.roll(1, 0), seen),
-        "copy": pixels[:, seen - 1 : seen].expand_as(true),
-    }
+    guesses = {"horizon": imagined, "copy": pixels[:, seen - 1 : seen].expand_as(true)}
+    wrong = wrong_actions(actions)
+    if (wrong != actions).any():  # otherwise there is nothing to be told apart
+        guesses["shuffled"] = open_loop(model, tokens, columns[IS_FIRST], wrong, seen)
     scalars = {
         f"world_model_psnr_db_{name}_{horizon}": float(
             psnr_db(guess[:, horizon - 1][rows], true[:, horizon - 1][rows])
@@ -95,6 +98,13 @@ def world_model_report(model: IrisModel, config: IrisConfig, batch: TensorBatch)
         scalars=scalars,
         videos={"from above: reality, imagination": video},
     )
+
+
+def wrong_actions(actions: Tensor) -> Tensor:
+    """Actions ``(B, T)`` of other sequences; of one alone, those that are half its length away."""
+    if len(actions) > 1:
+        return actions.roll(1, 0)
+    return actions.roll(actions.shape[1] // 2, 1)
 
 
 def open_loop(
