@@ -376,7 +376,9 @@ class FamilySpec:
             side by side, and who acts in them, for a search in the learned model. The weights are
             the policy's, or None for untrained ones; the starts are observation columns ``(S, …)``
             of stored first steps, of which an episode's seed picks one.
-        check: ``(config, spaces)``; raises ConfigError if the family cannot serve the spaces.
+        check: ``(config, spaces)``; raises ConfigError if the family cannot serve the spaces, or
+            cannot use a file that the configuration names.
+        notices: ``(config)``: sentences that a person is told once when a run begins.
         gives_priorities: Whether its train steps give priorities back; where they do not, a
             prioritized share is refused.
         has_parts: Whether its trainables are :class:`PartedTrainable`; where they are not, several
@@ -397,6 +399,7 @@ class FamilySpec:
     build_simulator: Callable[[Any], Simulator] | None = None
     build_dream: BuildDream | None = None
     check: Callable[[Any, EnvSpaces], None] | None = None
+    notices: Callable[[Any], Sequence[str]] | None = None
     gives_priorities: bool = False
     has_parts: bool = False
     splits_batches: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from wm_distributed.api import Report
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import RunDirError, WmError
+from wm_distributed.families import load_family
 from wm_distributed.launch.history import History
 from wm_distributed.launch.interrupts import Interrupts
 from wm_distributed.launch.memory import memory_warning
@@ -51,6 +52,9 @@ def drive(config: RunConfig[Any], run_dir: RunDir, runtime: Runtime, console: Co
             progress.note(f"metrics: http://localhost:{recorder.endpoint.port}/metrics")
         if config.gateway.port is not None:
             progress.note(f"gateway: {config.gateway.host}, port {config.gateway.port}")
+        for notice in _notices(config):
+            _LOGGER.info("%s", notice)
+            progress.note(notice)
         run = _Run(config, run_dir, runtime, history, progress, recorder)
         interrupts = Interrupts(progress.note)
         with interrupts.installed():
@@ -177,6 +181,12 @@ class _Run:
         if self._status is not None:
             agent = final.agent if final else None
             write_pictures(self._run_dir, self._config, self._report, agent)
+
+
+def _notices(config: RunConfig[Any]) -> Sequence[str]:
+    """What the family has to say before the run begins."""
+    notices = load_family(config.family).notices
+    return [] if notices is None else notices(config.model)
 
 
 def _resume(run_dir: RunDir) -> str:

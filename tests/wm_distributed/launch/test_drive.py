@@ -11,6 +11,7 @@ from rich.console import Console
 
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import RunDirError, WmError, WorkerDiedError
+from wm_distributed.families import load_family
 from wm_distributed.launch import drive as drive_module
 from wm_distributed.launch.drive import INTERRUPTED, drive
 from wm_distributed.launch.report import write_pictures
@@ -116,6 +117,13 @@ def test_the_end_shows_the_agent_beside_the_random_policy(driven: Driven) -> Non
     assert ["random", "policy", "22.00", "2.00", "20.00", "24.00", "10", "2"] in rows
     assert f"{driven.run_dir.path} holds" in driven.printed
     assert "curves.png" in driven.printed
+
+
+def test_what_the_family_has_to_say_is_told_once_and_logged(driven: Driven) -> None:
+    driven.config = load_family("iris").presets["iris-debug"]()
+    driven()
+    for text in (driven.printed, driven.run_dir.log.read_text()):
+        assert text.count("trains without the perceptual loss") == 1
 
 
 def test_one_ctrl_c_stops_with_a_checkpoint_and_says_how_to_go_on(

@@ -61,8 +61,19 @@ def _phases(config: IrisConfig) -> list[Phase]:
 
 def _check(config: IrisConfig, spaces: EnvSpaces) -> None:
     from wm_distributed.families.iris.model import check_spaces
+    from wm_distributed.families.iris.perceptual import load_perceptual_loss
 
     check_spaces(config, spaces)
+    load_perceptual_loss(config.tokenizer)  # the learner reads it again, on its own machine
+
+
+def _notices(config: IrisConfig) -> list[str]:
+    if config.tokenizer.perceptual_weights is not None:
+        return []
+    return [
+        "The tokenizer trains without the perceptual loss: no file with the weights of VGG16 is "
+        "named (model.tokenizer.perceptual_weights)."
+    ]
 
 
 def _build_trainable(config: IrisConfig, spaces: EnvSpaces, context: TrainContext) -> Trainable:
@@ -94,6 +105,7 @@ FAMILY = FamilySpec(
     build_policy=_build_policy,
     build_simulator=_build_simulator,
     check=_check,
+    notices=_notices,
     has_parts=True,
     splits_batches=True,
 )

@@ -67,7 +67,8 @@ class TokenizerConfig:
     """A code that stands for fewer vectors than this in an average batch is moved to a vector of
     the batch that is far from all codes (ema)."""
     perceptual_weights: str | None = None
-    """File with the weights of VGG16 for the perceptual loss; none: trained without it."""
+    """File with the weights of VGG16 for the perceptual loss, where the driver and the learners can
+    read it; none: trained without it."""
     batch_size: Count = 256
     """Frames in the global batch."""
     steps: Count = 200

@@ -6,7 +6,6 @@ weights as torchvision saves them (``vgg16-397923af.pth``) names it in the confi
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 
 from wm_distributed.errors import ConfigError
 from wm_distributed.families.iris.config import TokenizerConfig
-
-logger = logging.getLogger(__name__)
 
 _STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 """Numbers of VGG16's convolutions in its file, by stage; between stages the size is halved."""
@@ -65,13 +62,12 @@ class PerceptualLoss(nn.Module):
 
 
 def load_perceptual_loss(config: TokenizerConfig) -> PerceptualLoss | None:
-    """The loss from the configured file; None, with a line in the log, if there is none.
+    """The loss from the configured file; None if there is none.
 
     Raises:
         ConfigError: The file is missing or damaged, or holds other weights.
     """
     if config.perceptual_weights is None:
-        logger.info("the tokenizer is trained without the perceptual loss: no weights are named")
         return None
     path = Path(config.perceptual_weights)
     where = f"model.tokenizer.perceptual_weights {path}"

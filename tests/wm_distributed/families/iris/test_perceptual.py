@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from wm_distributed.errors import ConfigError
-from wm_distributed.families.iris.config import TokenizerConfig
+from wm_distributed.families.iris import FAMILY
+from wm_distributed.families.iris.config import IrisConfig, TokenizerConfig
 from wm_distributed.families.iris.perceptual import load_perceptual_loss
+from wm_distributed.families.iris.presets import debug
+from wm_distributed.launch.preflight import preflight
 
 CONVOLUTIONS = [
     (0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128), (10, 128, 256), (12, 256, 256),
@@ -47,6 +50,24 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     config = replace(TokenizerConfig(), perceptual_weights=str(tmp_path / "none.pth"))
     with pytest.raises(ConfigError, match=r"none\.pth cannot be read: No such file"):
         load_perceptual_loss(config)
+
+
+def test_a_file_of_no_use_is_refused_before_a_run_starts(tmp_path: Path) -> None:
+    run = debug()
+    tokenizer = replace(run.model.tokenizer, perceptual_weights=str(tmp_path / "none.pth"))
+    with pytest.raises(ConfigError, match=r"none\.pth cannot be read: No such file"):
+        preflight(replace(run, model=replace(run.model, tokenizer=tokenizer)), tmp_path)
+    tokenizer = save(tmp_path / "other.pth", num_first=32)
+    tokenizer = replace(run.model.tokenizer, perceptual_weights=tokenizer.perceptual_weights)
+    with pytest.raises(ConfigError, match="expected the weights of VGG16"):
+        preflight(replace(run, model=replace(run.model, tokenizer=tokenizer)), tmp_path)
+
+
+def test_it_is_said_that_there_is_no_perceptual_loss_where_there_is_none(tmp_path: Path) -> None:
+    assert FAMILY.notices is not None
+    (notice,) = FAMILY.notices(IrisConfig())
+    assert "trains without the perceptual loss" in notice
+    assert FAMILY.notices(IrisConfig(tokenizer=save(tmp_path / "vgg.pth"))) == []
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
