@@ -156,6 +156,8 @@ class Learner:
     def start(self, newest_version: int = 0) -> None:
         """Publishes the weights as they are, so that actors can begin.
 
+        A run that begins is saved at once: wherever it is killed, it can be resumed.
+
         Args:
             newest_version: The newest version that an actor may already have; what is published is
                 newer, although a resumed learner may have forgotten its last publications. That of
@@ -166,6 +168,8 @@ class Learner:
         self._publisher.version = max(self._publisher.version, newest_version)
         self._publish()
         self._call_meeting()
+        if self._train_steps == 0:
+            self._save()
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Trains until told to stop, or finished.

@@ -45,6 +45,22 @@ def test_checkpoints_are_saved_when_due_when_asked_and_at_the_end(
     assert "learner/checkpoint_seconds" in learner.stats()
 
 
+def test_a_run_is_saved_before_its_first_step_and_a_resumed_one_is_not_saved_again(
+    tmp_path: Path, make_learner: Make, make_checkpointer: Open
+) -> None:
+    files = make_checkpointer(tmp_path)
+    learner = make_learner(checkpointer=files)
+    learner.start()
+    assert files.load().manifest.counters == {"train_steps": 0, "version": 1}
+    learner.step()
+    learner.finish()
+    resumed = make_learner(checkpointer=files)
+    resumed.load_state_dict(files.load().state)
+    saved = sorted(tmp_path.iterdir())
+    resumed.start()
+    assert sorted(tmp_path.iterdir()) == saved
+
+
 def test_the_best_evaluation_decides_which_weights_are_the_final_ones(
     tmp_path: Path, make_learner: Make, counting_trainable: Build, make_checkpointer: Open
 ) -> None:
