@@ -11,7 +11,7 @@ from wm_distributed.api import Phase, SearchedTrainable
 from wm_distributed.checkpoint import Checkpoint
 from wm_distributed.collective import Collective
 from wm_distributed.errors import CheckpointError, ConfigError, UnknownNameError
-from wm_distributed.launch.experience import count_steps
+from wm_distributed.launch.experience import survey
 from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.run_checkpoints import open_checkpoints
 from wm_distributed.launch.run_dir import RunDir
@@ -96,11 +96,41 @@ def _check_source(plan: Plan, left_out: Sequence[str]) -> None:
                 f"phase {phase.name!r} is left out, but {source} has not finished it: resume that "
                 "run first, or run the phase here"
             )
+    if plan.collection is None:
+        _check_experience(plan)
+
+
+def _check_experience(plan: Plan) -> None:
+    """Refuses what an earlier run collected if too little of it is whole, before anything starts.
+
+    A run that collects itself needs no such check: it collects again what is damaged.
+
+    Raises:
+        ConfigError: What is missing, and what is damaged.
+    """
+    specs = [phase.data for phase in plan.learner_phases if phase.data is not None]
+    searches = any(phase.kind == "population" for phase in plan.phases)
+    dreams = searches and plan.config.search.where == "dream"
+    if not (specs or dreams):
+        return
+    found = survey(plan.experience)
+    needed = max((spec.context + spec.length for spec in specs), default=1)
+    if found.longest < needed:
+        lack = f"{needed} whole steps of one environment in a row, found {found.longest}"
+    elif dreams and not found.episodes:
+        lack = "an episode that begins, for a dream to start from, found none"
+    else:
+        return
+    damaged = f". Damaged places:\n{found.damages}" if found.damages.places else ""
+    raise ConfigError(
+        f"{plan.experience}: expected {lack}, of {found.steps} whole steps in all; name another "
+        f"run with --from, or collect anew with all phases{damaged}"
+    )
 
 
 def _is_there(phase: Phase, source: Plan, plan: Plan, trained: Sequence[str]) -> bool:
     if phase.kind == "collection":
-        return count_steps(plan.experience) > 0
+        return any(plan.experience.glob("*"))
     if phase.kind == "population":
         return (source.run_dir / "search" / "solution.npy").exists()
     chosen = [one.name for one in source.phases]

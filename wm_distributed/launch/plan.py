@@ -27,7 +27,7 @@ from wm_distributed.api import (
 from wm_distributed.candidates import CandidateActor, SeededEpisodes
 from wm_distributed.config import ReplayConfig, RunConfig
 from wm_distributed.families import load_family
-from wm_distributed.launch.experience import RecordingWriter, count_steps
+from wm_distributed.launch.experience import RecordingWriter
 from wm_distributed.launch.phases import chosen_phases, is_pipeline
 from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.roles import (
@@ -125,7 +125,7 @@ class Plan:
         if not self.is_pipeline:
             return None if self.collects else 0
         if self.collection is None:
-            return count_steps(self.experience)
+            return 1  # an earlier run's, loaded all at once: whatever is whole of it
         assert self.collection.steps is not None, "preflight refuses collections without an end"
         return self.collection.steps * self.round
 

@@ -1,6 +1,7 @@
 """Pipelines of the smallest World Models run, in this process."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from wm_distributed.config import PipelineConfig, RunConfig
 from wm_distributed.errors import CheckpointError, ConfigError, RunDirError, UnknownNameError
 from wm_distributed.families.world_models.config import DreamConfig
 from wm_distributed.families.world_models.presets import debug
-from wm_distributed.launch.experience import count_steps
+from wm_distributed.launch.experience import survey
 from wm_distributed.launch.pipeline import PipelineRuntime
 from wm_distributed.launch.presets import load_preset
 from wm_distributed.launch.run_dir import RunDir
@@ -85,7 +86,7 @@ def test_a_pipeline_runs_all_its_phases_and_stores_what_the_search_found(whole: 
     decisions = statuses[-1].metrics["search/decisions"]
     assert statuses[-1].env_steps == COLLECTED + decisions
     assert all(e.env_steps > COLLECTED for s in statuses for e in s.evaluations)
-    assert count_steps(path / "experience") == COLLECTED
+    assert survey(path / "experience").steps == COLLECTED
     runtime = begin(path, small(), resume=True)
     stored = runtime._load()[0].controller()
     np.testing.assert_array_equal(stored, controller(path).astype(np.float32))
@@ -105,10 +106,10 @@ def test_a_run_stopped_in_any_phase_is_resumed_there(
 ) -> None:
     path = tmp_path / "run"
     stopped = stop_in(path, small(), phase, monkeypatch)
-    collected = count_steps(path / "experience")
+    collected = survey(path / "experience").steps
     statuses, _ = run(path, small(), resume=True)
     assert statuses[-1].train_steps == TRAINED
-    assert count_steps(path / "experience") == COLLECTED
+    assert survey(path / "experience").steps == COLLECTED
     if phase == "collect":
         assert 0 < stopped.env_steps == collected < COLLECTED, stopped
         assert len(list((path / "experience").iterdir())) == 2  # of both incarnations
@@ -163,11 +164,60 @@ def test_a_controller_of_another_shape_uses_the_vision_and_memory_of_an_earlier_
         assert torch.equal(theirs[name], ours[name]), name
 
 
+def damage(source: Path, place: float) -> str:
+    """Spoils a byte of what the first actor of a run collected; the name of the file."""
+    path = min((source / "experience").glob("*/*.log"))
+    data = bytearray(path.read_bytes().rstrip(b"\0"))
+    data[int(place * len(data))] ^= 1
+    path.write_bytes(data)
+    return str(path)
+
+
+def test_a_damaged_byte_costs_a_chunk_which_is_collected_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "run"
+    stop_in(path, small(), "vision", monkeypatch)
+    name = damage(path, 0.5)
+    assert survey(path / "experience").steps == COLLECTED - 10
+    statuses, _ = run(path, small(), resume=True)
+    assert f"1 damaged places, left out:\n{name}: " in caplog.text
+    assert statuses[-1].train_steps == TRAINED
+    assert survey(path / "experience").steps >= COLLECTED
+
+
+def test_phases_train_on_what_is_whole_of_an_earlier_run(
+    whole: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(whole[0], source)
+    name = damage(source, 0.5)
+    config = small(phases=("memory",), source=str(source))
+    statuses, _ = run(tmp_path / "run", config)
+    assert f"1 damaged places, left out:\n{name}: " in caplog.text
+    assert statuses[-1].reason == "all phases are done"
+    assert statuses[-1].env_steps == COLLECTED - 10
+
+
+def test_an_earlier_run_of_which_too_little_is_whole_is_refused_at_the_start(
+    whole: Any, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(whole[0], source)
+    (path,) = (source / "experience").glob("*/*.log")
+    path.write_bytes(path.read_bytes()[:-10].replace(b"\xf5wmr", b"none"))
+    config = small(phases=("memory",), source=str(source))
+    with pytest.raises(
+        ConfigError, match=r"(?s)expected 7 whole steps .* in a row, found 0.*Damaged.*1\.log: "
+    ):
+        refused(tmp_path, config)
+
+
 def test_a_collection_is_run_alone(tmp_path: Path) -> None:
     statuses, final = run(tmp_path, small(phases=("collect",)))
     assert (statuses[-1].env_steps, statuses[-1].train_steps) == (COLLECTED, 0)
     assert statuses[-1].reason == "all phases are done"
-    assert count_steps(tmp_path / "experience") == COLLECTED
+    assert survey(tmp_path / "experience").steps == COLLECTED
     assert len(final.agent.results) == 2
 
 
@@ -186,7 +236,7 @@ def test_a_second_round_collects_more_with_the_controller_and_trains_on(tmp_path
     statuses, _ = run(tmp_path / "run", small(rounds=2))
     assert statuses[-1].train_steps == 2 * TRAINED
     assert statuses[-1].phase == "controller-2"
-    assert count_steps(tmp_path / "run" / "experience") == 2 * COLLECTED
+    assert survey(tmp_path / "run" / "experience").steps == 2 * COLLECTED
     assert (tmp_path / "run" / "search-2" / "solution.npy").exists()
 
 
@@ -338,7 +388,7 @@ def test_a_pipeline_with_a_search_in_the_dream_runs_through_ray(tmp_path: Path) 
     assert training
     assert "actor" not in roles[-1]
     assert (statuses[-1].train_steps, final.agent.train_steps) == (TRAINED, TRAINED)
-    assert count_steps(tmp_path / "run" / "experience") == COLLECTED
+    assert survey(tmp_path / "run" / "experience").steps == COLLECTED
     evaluations = [evaluation for status in statuses for evaluation in status.evaluations]
     assert evaluations
     for evaluation in evaluations:
