@@ -38,7 +38,7 @@ class EnvConfig:
     action_repeat: Count = 1
     """Simulator frames per decision (Atari: frame skip)."""
     image_size: Count = 64
-    """Height and width of images, in pixels (toy/*: 32, or 64 with the option large)."""
+    """Height and width of images, in pixels (toy/*: a multiple of 32)."""
     max_episode_steps: Count | None = None
     """Decisions after which an episode is truncated; none: the environment's own limit."""
     sticky_actions: bool = False

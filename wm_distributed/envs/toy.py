@@ -1,7 +1,7 @@
 """``toy/catch`` and ``toy/nav``: small pixel worlds for learning tests and first minutes.
 
 Both are stepped as numpy arrays over all environments at once, and drawn as ``uint8 (32, 32, 3)``;
-with the option ``large``, every pixel of these is four.
+at twice that size (``env.image_size``), every pixel of these is four, and so on.
 Each environment has a random generator of its own, so its episodes depend on its seed alone.
 """
 
@@ -29,12 +29,18 @@ def build(name: str, config: EnvConfig, seeds: Sequence[int], render: bool) -> E
 
     Raises:
         UnknownNameError: No such toy, or no such option.
-        ConfigError: An engine is asked for, or an option has a wrong value.
+        ConfigError: An engine is asked for, an option has a wrong value, or the picture a size that
+            cannot be drawn.
     """
     toys: dict[str, type[_Toy]] = {"toy/catch": Catch, "toy/nav": Nav}
     check_name(config.id, toys)
     if config.engine != "auto":
         raise ConfigError(f"environment {config.id!r} has no engine {config.engine!r}, only auto")
+    if config.image_size % SIZE:
+        raise ConfigError(
+            f"{config.id} is drawn in {SIZE}×{SIZE} pixels or a multiple of that: env.image_size "
+            f"must be {SIZE}, {2 * SIZE}, {3 * SIZE} or so on, got {config.image_size}"
+        )
     toy = toys[config.id]
     check_options(config, toy.options)
     for option, value in config.options.items():
@@ -46,15 +52,15 @@ def build(name: str, config: EnvConfig, seeds: Sequence[int], render: bool) -> E
 class _Toy(ABC):
     """What the toys share: seeds, episodes, action repeat, the limit of steps."""
 
-    options: ClassVar[tuple[str, ...]] = ("large",)
+    options: ClassVar[tuple[str, ...]] = ()
     max_decisions: ClassVar[int]
     action_space: Space[Any]
 
     def __init__(self, config: EnvConfig, seeds: Sequence[int]) -> None:
         self.num_envs = len(seeds)
-        self._scale = 2 if config.options.get("large", False) else 1
-        size = SIZE * self._scale
-        self.obs_spaces = {"image": spaces.Box(0, 255, (size, size, 3), np.uint8)}
+        self._scale = config.image_size // SIZE
+        shape = (config.image_size, config.image_size, 3)
+        self.obs_spaces = {"image": spaces.Box(0, 255, shape, np.uint8)}
         self._rngs = [np.random.default_rng(seed) for seed in seeds]
         self._rows = np.arange(self.num_envs)
         self._repeat = config.action_repeat
@@ -84,7 +90,10 @@ class _Toy(ABC):
         return EngineStep(self._picture(), reward, terminated, truncated)
 
     def _picture(self) -> Columns:
-        return {"image": self._draw().repeat(self._scale, axis=1).repeat(self._scale, axis=2)}
+        frames = self._draw()
+        if self._scale > 1:
+            frames = frames.repeat(self._scale, axis=1).repeat(self._scale, axis=2)
+        return {"image": frames}
 
     def render(self) -> Array | None:
         return None
@@ -180,7 +189,7 @@ class Nav(_Toy):
     An episode is cut after 64 decisions.
     """
 
-    options = ("continuous", "goal", "large")
+    options = ("continuous", "goal")
     max_decisions = 64
     SQUARE = 4
     STEP = 3

@@ -14,12 +14,12 @@ from wm_distributed.envs.toy import Catch
 from wm_distributed.errors import ConfigError, UnknownNameError
 from wm_distributed.types import Array, EnvStep
 
-CATCH = EnvConfig(id="toy/catch")
+CATCH = EnvConfig(id="toy/catch", image_size=32)
 PADDLE, BALL = (64, 192, 255), (255, 208, 64)
 
 
 def nav(**options: bool) -> EnvConfig:
-    return EnvConfig(id="toy/nav", options=dict(options))
+    return EnvConfig(id="toy/nav", image_size=32, options=dict(options))
 
 
 def find(image: Array, colour: tuple[int, int, int]) -> Array:
@@ -146,7 +146,7 @@ def test_two_numbers_move_the_square_down_and_right() -> None:
 
 
 def test_the_background_stays_within_an_episode_and_changes_between() -> None:
-    env = make_vector_env(EnvConfig(id="toy/nav", max_episode_steps=5), 1, 0)
+    env = make_vector_env(replace(nav(), max_episode_steps=5), 1, 0)
     frames = [env.reset().obs["image"][0]]
     steps = [env.step(np.array([0])) for _ in range(6)]
     frames += [step.obs["image"][0] for step in steps]
@@ -184,7 +184,7 @@ def test_without_a_goal_there_is_no_reward() -> None:
 
 
 def test_action_repeat_moves_further_and_stops_at_the_end() -> None:
-    env = make_vector_env(EnvConfig(id="toy/catch", action_repeat=4), 2, 0)
+    env = make_vector_env(replace(CATCH, action_repeat=4), 2, 0)
     env.reset()
     steps = [env.step(np.array([1, 1])) for _ in range(5)]
     assert [bool(step.is_last.all()) for step in steps] == [False, False, False, True, False]
@@ -201,9 +201,21 @@ def test_options_are_checked() -> None:
         make_vector_env(EnvConfig(id="toy/catch", engine="envpool"), 1, 0)
 
 
-def test_large_pictures_show_the_same() -> None:
-    small = make_vector_env(CATCH, 3, 5).reset().obs["image"]
-    large = make_vector_env(replace(CATCH, options={"large": True}), 3, 5).reset().obs["image"]
-    assert large.shape == (3, 64, 64, 3)
-    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        np.testing.assert_array_equal(large[:, row::2, column::2], small)
+@pytest.mark.parametrize("config", [CATCH, nav()], ids=lambda config: config.id)
+def test_larger_pictures_show_the_same(config: EnvConfig) -> None:
+    small = make_vector_env(config, 3, 5).reset().obs["image"]
+    for times in (1, 2, 3):
+        env = make_vector_env(replace(config, image_size=32 * times), 3, 5)
+        assert env.spaces.obs["image"].shape == (32 * times, 32 * times, 3)
+        large = env.reset().obs["image"]
+        assert large.shape == (3, 32 * times, 32 * times, 3)
+        for row in range(times):
+            for column in range(times):
+                np.testing.assert_array_equal(large[:, row::times, column::times], small)
+
+
+@pytest.mark.parametrize("env_id", ["toy/catch", "toy/nav"])
+@pytest.mark.parametrize("size", [16, 48])
+def test_a_size_that_cannot_be_drawn_is_refused(env_id: str, size: int) -> None:
+    with pytest.raises(ConfigError, match=rf"{env_id}.*image_size must be 32, 64, .*got {size}"):
+        make_vector_env(EnvConfig(id=env_id, image_size=size), 1, 0)

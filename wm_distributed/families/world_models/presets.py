@@ -181,7 +181,7 @@ def debug() -> RunConfig[WorldModelsConfig]:
             ),
             controller=ControllerConfig(hold=3),
         ),
-        env=EnvConfig(id="toy/catch", options={"large": True}),
+        env=EnvConfig(id="toy/catch", image_size=64),
         actors=ActorConfig(num_actors=1, envs_per_actor=2, chunk_steps=10),
         replay=ReplayConfig(num_shards=1, capacity_steps=2_000, min_size=0, ratio=None),
         learner=LearnerConfig(num_threads=1, device="cpu", log_every_steps=2),
