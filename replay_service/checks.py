@@ -9,6 +9,10 @@ from wm_distributed.api import DataSpec
 from wm_distributed.config import ReplayConfig
 from wm_distributed.errors import ConfigError
 
+MOST_TRAIN_STEPS = 1_000
+"""Train steps that a replay ratio may ask for, for each environment step. Agents that learn much
+from little data take 1 to 100; with more than this, actors would only ever be held."""
+
 
 def tables_of(specs: Sequence[DataSpec]) -> dict[str, DataSpec]:
     """One spec by table name; specs of one table may differ in the batch size alone.
@@ -44,7 +48,7 @@ def check_tables(replay: ReplayConfig, specs: Sequence[DataSpec], num_streams: i
         num_streams: Environments that fill replay at the same time, in all actors.
 
     Raises:
-        ConfigError: The capacity is too small, with the numbers.
+        ConfigError: The capacity is too small, or the ratio too low or too high, with the numbers.
     """
     longest = surely_held_steps(replay, num_streams)
     for spec in tables_of(specs).values():
@@ -65,6 +69,22 @@ def check_tables(replay: ReplayConfig, specs: Sequence[DataSpec], num_streams: i
                 f"than replay.capacity_steps {replay.capacity_steps}; raise the ratio, or lower "
                 "batch_size or length"
             )
+    if replay.ratio is not None and replay.offline is None:
+        _refuse_more_than_can_be_trained(replay.ratio, specs)
+
+
+def _refuse_more_than_can_be_trained(ratio: float, specs: Sequence[DataSpec]) -> None:
+    """Refuses a ratio that no learner could keep up with."""
+    spec = max(specs, key=lambda spec: spec.trained_steps)
+    most = MOST_TRAIN_STEPS * spec.trained_steps
+    if 0 < most < ratio:
+        raise ConfigError(
+            f"replay.ratio {ratio:.10g} is too high for table {spec.table!r}: one batch trains on "
+            f"{spec.batch_size} x {spec.length} = {spec.trained_steps} steps, so that "
+            f"{ratio / spec.trained_steps:,.0f} train steps would be due for each environment "
+            f"step, and {MOST_TRAIN_STEPS:,} are the most; lower the ratio to {most:,} or less, or "
+            "set it to none, with which neither side waits for the other"
+        )
 
 
 def steps_before_training(replay: ReplayConfig, specs: Sequence[DataSpec], num_streams: int) -> int:

@@ -86,7 +86,8 @@ class ReplayConfig:
     min_size: Whole = 1_000
     """Steps in replay before training begins."""
     ratio: Positive | None = 32.0
-    """Trained steps per environment step, context excluded, over all shards; none: no limit."""
+    """Trained steps per environment step, context excluded, over all shards: at most those of 1,000
+    batches; none: no limit."""
     max_policy_lag: Whole | None = None
     """Versions of the policy that a sampled step may be behind the newest; none: any number."""
     max_latent_age: Whole | None = None

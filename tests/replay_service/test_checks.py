@@ -46,6 +46,21 @@ def test_a_ratio_at_which_no_batch_would_ever_be_due_is_refused() -> None:
     check_tables(ReplayConfig(capacity_steps=10_000, ratio=None), [spec])
 
 
+def test_a_ratio_that_no_learner_could_keep_up_with_is_refused_with_the_numbers() -> None:
+    specs = [
+        DataSpec(batch_size=16, length=64),
+        DataSpec(table="frames", batch_size=256, length=64, counts_for_ratio=False),
+    ]
+    check_tables(ReplayConfig(ratio=1_024_000.0), specs)
+    with pytest.raises(
+        ConfigError,
+        match=r"ratio 1000000000 is too high .*16 x 64 = 1024 steps, so that 976,562 train steps .*"
+        r"and 1,000 are the most; lower the ratio to 1,024,000 or less",
+    ):
+        check_tables(ReplayConfig(ratio=1e9), specs)
+    check_tables(ReplayConfig(ratio=1e9, offline="runs/other"), specs)  # means nothing there
+
+
 def test_training_begins_only_once_a_sequence_is_surely_held() -> None:
     specs = [DataSpec(batch_size=16, length=64, context=1)]
     replay = ReplayConfig(min_size=1000)

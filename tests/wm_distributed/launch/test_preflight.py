@@ -59,6 +59,7 @@ def test_a_run_that_can_work_is_planned(tmp_path: Path) -> None:
             "chunk_steps is 1000, .*4000 over 2 shards and 4 streams no more than 962",
         ),
         (changed(replay={"ratio": 0.001}), ConfigError, r"0\.001 is too low"),
+        (changed(replay={"ratio": 1e9}), ConfigError, "1000000000 is too high"),
         (
             changed(
                 model={
