@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from wm_distributed.api import FamilySpec
@@ -12,6 +12,7 @@ from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError
 from wm_distributed.families import load_family
 from wm_distributed.from_json import decode
+from wm_distributed.launch.presets import all_families
 
 
 def config_to_json(config: RunConfig[Any]) -> str:
@@ -46,8 +47,8 @@ def config_from_json(text: str, where: str) -> tuple[RunConfig[Any], FamilySpec]
         where: Name of the file, for messages.
 
     Raises:
-        ConfigError: Not JSON, an unknown or wrongly typed field, a missing one that has no
-            default, or an impossible value.
+        ConfigError: Not JSON, a model of another family, an unknown or wrongly typed field, a
+            missing one that has no default, or an impossible value.
         UnknownNameError: The family is not known.
     """
     try:
@@ -57,7 +58,29 @@ def config_from_json(text: str, where: str) -> tuple[RunConfig[Any], FamilySpec]
     if not isinstance(values, dict) or not isinstance(values.get("family"), str):
         raise ConfigError(f"{where} is not a run configuration: it names no family")
     family = load_family(values["family"])
+    _refuse_model_of_another_family(family, values, where)
     try:
         return decode(RunConfig[family.config], values, ""), family  # type: ignore[name-defined]
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _refuse_model_of_another_family(
+    family: FamilySpec, values: Mapping[str, Any], where: str
+) -> None:
+    """Names the family that the model is of, instead of each field that this one lacks."""
+    model = values.get("model")
+    found = set(model) if isinstance(model, dict) else set()
+    if 2 * len(found - _fields(family)) <= len(found):  # some are wrong, but not the family
+        return
+    fitting = [other.name for other in all_families() if found <= _fields(other)]
+    expected = " or ".join(f"family {name!r}" for name in fitting) or "another family"
+    raise ConfigError(
+        f"{where}: family is {values['family']!r}, but the model is that of {expected} (preset "
+        f"{values.get('preset')!r}), and a run keeps the family that it began with: set it back in "
+        "that file, or begin a new run"
+    )
+
+
+def _fields(family: FamilySpec) -> set[str]:
+    return {field.name for field in dataclasses.fields(family.config)}

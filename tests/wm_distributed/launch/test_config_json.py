@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from wm_distributed.api import FamilySpec
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, UnknownNameError
 from wm_distributed.launch.config_json import changed_flags, config_from_json, config_to_json
@@ -92,7 +93,28 @@ def test_what_is_no_configuration_is_refused() -> None:
         config_from_json('{"family": "dreamr"}', "config.json")
 
 
-def test_the_run_config_of_another_family_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", all_families(), ids=lambda family: family.name)
+def test_a_family_that_was_changed_by_hand_is_answered_with_the_one_it_was(
+    family: FamilySpec,
+) -> None:
+    for name, make in family.presets.items():
+        text = config_to_json(make())
+        for other in all_families():
+            if other is family:
+                continue
+            values = json.loads(text) | {"family": other.name}
+            with pytest.raises(ConfigError) as caught:
+                config_from_json(json.dumps(values), "config.json")
+            assert str(caught.value) == (
+                f"config.json: family is {other.name!r}, but the model is that of family {family.name!r} "
+                f"(preset {name!r}), and a run keeps the family that it began with: set it back in "
+                "that file, or begin a new run"
+            )
+
+
+def test_the_model_of_a_family_of_one_s_own_is_not_taken_for_another_s() -> None:
     config: RunConfig[Any] = replace(counting_preset(), family="dreamer")
-    with pytest.raises(ConfigError, match=r"unknown field model\.learning_rate"):
+    with pytest.raises(
+        ConfigError, match=r"the model is that of another family \(preset 'counting'\)"
+    ):
         config_from_json(config_to_json(config), "config.json")
