@@ -106,9 +106,9 @@ def test_a_family_that_was_changed_by_hand_is_answered_with_the_one_it_was(
             with pytest.raises(ConfigError) as caught:
                 config_from_json(json.dumps(values), "config.json")
             assert str(caught.value) == (
-                f"config.json: family is {other.name!r}, but the model is that of family {family.name!r} "
-                f"(preset {name!r}), and a run keeps the family that it began with: set it back in "
-                "that file, or begin a new run"
+                f"config.json: family is {other.name!r}, but the model is that of family "
+                f"{family.name!r} (preset {name!r}), and a run keeps the family that it began "
+                "with: set it back in that file, or begin a new run"
             )
 
 
