@@ -196,7 +196,7 @@ class RayRuntime:
         while time.monotonic() < self._polled + _POLL_SECONDS:
             time.sleep(_WATCH_SECONDS)
             for team in self._workers:
-                if team.is_away or _has_failed(team):
+                if team.needs_care:
                     team.poll()
         self._polled = time.monotonic()
 
@@ -384,10 +384,6 @@ class RayRuntime:
     def _everyone(self) -> list[Team]:
         evaluator = [self._evaluator.team] if self._evaluator else []
         return [*self._learners, *self._actors.teams, *self._services, *evaluator]
-
-
-def _has_failed(team: Team) -> bool:
-    return any(cast(RayProcess, process).failed() for process in team.processes)
 
 
 def _rank_0(team: Team) -> Handle:

@@ -35,6 +35,7 @@ from wm_distributed.types import Array, Weights
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
+_WATCH_SECONDS = 0.2  # between looks at who has died or is coming back
 _WAIT_SECONDS = 0.1
 _ANSWER_SECONDS = 600.0  # reading thousands of generations from the journal takes minutes
 
@@ -77,8 +78,7 @@ class RaySearchRuntime:
         self._status.begin()
 
     def poll(self) -> RunStatus:
-        time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
-        self._polled = time.monotonic()
+        self._wait_for_poll()
         self._cluster.check()
         self._mend()
         teams = self._everyone()
@@ -120,12 +120,19 @@ class RaySearchRuntime:
             self._server, self._evaluators, self._player = None, [], None
             self._cluster.stop()
 
+    def _wait_for_poll(self) -> None:
+        """Waits until a poll is due; who has died meanwhile, or is coming back, does not."""
+        while time.monotonic() < self._polled + _POLL_SECONDS:
+            time.sleep(_WATCH_SECONDS)
+            for team in self._workers:
+                if team.needs_care:
+                    team.poll()
+        self._polled = time.monotonic()
+
     def _mend(self) -> None:
         """Polls server and evaluators, and replaces what has died."""
-        assert self._server is not None, "start() comes first"
-        self._server.poll()
-        for evaluator in self._evaluators:
-            evaluator.poll()
+        for team in self._workers:
+            team.poll()
 
     def _server_is_back(self, _: Mapping[str, int]) -> None:
         logger.warning("the server of the search has come back from its files")
@@ -164,6 +171,11 @@ class RaySearchRuntime:
         for evaluator in self._evaluators:
             evaluator.team.kill()
         self._evaluators = []
+
+    @property
+    def _workers(self) -> list[Team | EvaluatorTeam]:
+        assert self._server is not None, "start() comes first"
+        return [self._server, *self._evaluators]
 
     def _everyone(self) -> list[Team]:
         teams = [evaluator.team for evaluator in self._evaluators]

@@ -160,6 +160,11 @@ class EvaluatorTeam:
         self.name = ""
         self._server = server
 
+    @property
+    def needs_care(self) -> bool:
+        """As of a :class:`~wm_distributed.launch.supervisor.Team`."""
+        return self.team.needs_care
+
     def poll(self) -> None:
         """Takes the process's answer; replaces it where it has died, or ended by itself.
 

@@ -61,6 +61,9 @@ class Process(Protocol):
             WmError: It found that the run cannot go on.
         """
 
+    def failed(self) -> bool:
+        """Whether it is known, without asking it, that its work has ended with an error."""
+
     def kill(self) -> None:
         """Ends it at once, if it still lives."""
 
@@ -180,9 +183,9 @@ class Team:
         return all(pulse is not None and pulse.ready for pulse in self.pulses)
 
     @property
-    def is_away(self) -> bool:
-        """Whether a process has died and its successor is not ready yet."""
-        return self._died_at is not None
+    def needs_care(self) -> bool:
+        """Whether a process has died, or its successor is not ready yet: time for a poll."""
+        return self._died_at is not None or any(process.failed() for process in self.processes)
 
     @property
     def processes(self) -> list[Process]:

@@ -21,6 +21,9 @@ class FakeProcess:
             raise self.answer
         return self.answer
 
+    def failed(self) -> bool:
+        return isinstance(self.answer, WorkerDiedError)
+
     def kill(self) -> None:
         self.killed = True
 
@@ -82,18 +85,20 @@ def test_a_healthy_team_is_left_alone() -> None:
 def test_a_dead_process_is_started_again_with_the_next_incarnation_after_a_pause() -> None:
     bench = Bench()
     bench.team.poll()
+    assert not bench.team.needs_care
     bench.process().answer = WorkerDiedError("killed by the test")
+    assert bench.team.needs_care  # before the poll that notices
     bench.team.poll()
     (status,) = bench.team.statuses()
     assert (status.health, status.pid, status.restarts) == ("restarting", 0, 1)
-    assert bench.team.is_away
+    assert bench.team.needs_care
     assert len(bench.launched) == 1
     pause = bench.poll_until(lambda: len(bench.launched) == 2)
     assert 0.25 <= pause <= 0.75 + 0.1
-    assert bench.team.is_away  # launched, but not ready
+    assert bench.team.needs_care  # launched, but not ready
     bench.team.poll()
     assert bench.team.statuses()[0].pid == 100
-    assert not bench.team.is_away
+    assert not bench.team.needs_care
 
 
 def test_the_pause_doubles_while_deaths_follow_each_other_and_is_short_again_after_a_calm() -> None:
