@@ -1,4 +1,8 @@
-"""Who may come in: the token, how many streams there may be, and who had which name before."""
+"""Who may come in: the token, how many streams there may be, and who had which name before.
+
+A ticket is given out with a *proof*, a keyed hash of it. So the gateway need not remember tickets,
+for which it would grow without end, and knows them again after its own death.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import hmac
 import itertools
 import time
 
-from actors.gateway.protocol import Hello, Ticket
+from actors.gateway.protocol import PROOF_BYTES, Hello, Ticket
 from wm_distributed.errors import GatewayError
 
 FIRST_ACTOR = 2**32
@@ -16,14 +20,16 @@ FIRST_ACTOR = 2**32
 class Admission:
     """Gives each client a ticket that no other has, also after a restart or a resumption."""
 
-    def __init__(self, token: str, max_streams: int) -> None:
+    def __init__(self, token: str, key: bytes, max_streams: int) -> None:
         """Begins without clients.
 
         Args:
             token: What a client must know.
+            key: What no client knows: the secret of the proofs.
             max_streams: Streams of all clients together.
         """
         self._token = token.encode()
+        self._key = key
         self._max_streams = max_streams
         self._present: dict[Ticket, int] = {}  # streams of each
         self._newest = 0
@@ -51,13 +57,18 @@ class Admission:
                 f"{hello.num_streams} streams more than the {self.streams} that are there: "
                 f"gateway.max_streams is {self._max_streams}; try again later"
             )
-        ticket = self._new() if hello.resume is None else self._resumed(hello.resume)
+        ticket = self._new() if hello.resume is None else self._resumed(hello, hello.resume)
         self._present[ticket] = hello.num_streams
         return ticket
 
     def release(self, ticket: Ticket) -> None:
         """The client is gone, and everything of it has been stored."""
         del self._present[ticket]
+
+    def proof(self, hello: Hello, ticket: Ticket) -> bytes:
+        """What shows later that this ticket was given for these streams, and for this mode."""
+        text = f"{hello.mode} {hello.num_streams} {ticket[0]} {ticket[1]}"
+        return hmac.digest(self._key, text.encode(), "sha256")[:PROOF_BYTES]
 
     def _new(self) -> Ticket:
         # The lowest free number: whoever had it before has ended, and replay seals its streams.
@@ -67,9 +78,13 @@ class Admission:
         self._newest = max(self._newest + 1, time.time_ns())
         return actor, self._newest
 
-    def _resumed(self, ticket: Ticket) -> Ticket:
-        if ticket[0] < FIRST_ACTOR or ticket[1] > time.time_ns():
-            raise GatewayError(f"cannot resume {ticket}: no gateway has given this ticket out")
+    def _resumed(self, hello: Hello, ticket: Ticket) -> Ticket:
+        if not hmac.compare_digest(hello.proof, self.proof(hello, ticket)):
+            raise GatewayError(
+                f"cannot resume {ticket}: this run's gateway has not given this ticket and proof "
+                f"out for inserting {hello.num_streams} streams; send those of the welcome and as "
+                "many streams as then, or begin anew with nothing to resume"
+            )
         if ticket in self._present:
             raise GatewayError(f"cannot resume {ticket}: its connection is still there; try again")
         return ticket

@@ -4,7 +4,7 @@ A frame is the length of its message, four bytes, big-endian, and the message. E
 client sends is answered by one, in order::
 
     client                                                          gateway
-    hello(token, mode, streams, resume)                           → welcome(actor, incarnation, …)
+    hello(token, mode, streams, resume)                      → welcome(actor, incarnation, …, proof)
     mode "act":     step(columns (N, …))                          → action(version, stored, columns)
     mode "insert":  chunk(actor, incarnation, stream, number, …)  → stored(version, stored)
 
@@ -32,6 +32,7 @@ _MAX_ERROR_CHARS = 500
 Mode = Literal["act", "insert"]
 Ticket = tuple[int, int]
 """Actor and incarnation, under which a client's steps lie in replay; no two clients share one."""
+PROOF_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Hello:
         num_streams: Simulators N that it steps together, or whose steps it inserts.
         resume: In mode ``insert``, the ticket of an earlier connection that broke, whose chunks
             may be sent again; None for a new one.
+        proof: What the gateway gave with that ticket.
     """
 
     token: str
     mode: Mode
     num_streams: int
     resume: Ticket | None = None
+    proof: bytes = b""
 
 
 def frame(message: bytes) -> bytes:
@@ -78,32 +81,42 @@ def decode_hello(data: bytes) -> Hello:
     token, mode, num_streams, resume = decode_message("hello", data, 4)
     if not isinstance(token, str) or mode not in ("act", "insert") or not isinstance(resume, list):
         raise CodecError('hello: expected a token, "act" or "insert", a number, and a list')
-    if len(resume) not in (0, 2):
+    if resume and (len(resume) != 3 or not isinstance(resume[2], bytes)):
         raise CodecError(
-            f"hello: expected nothing to resume, or [actor, incarnation], got {len(resume)} values"
+            "hello: expected nothing to resume, or [actor, incarnation, proof] as a welcome told "
+            f"them, got {len(resume)} values"
         )
-    ticket = (decode_integer(resume[0]), decode_integer(resume[1])) if resume else None
-    if ticket and mode == "act":
+    if resume and mode == "act":
         raise CodecError("hello: only inserting can be resumed; acting begins anew")
     if decode_integer(num_streams) < 1:
         raise CodecError("hello: expected at least 1 stream, got 0")
-    return Hello(token, mode, num_streams, ticket)
+    if not resume:
+        return Hello(token, mode, num_streams)
+    actor, incarnation, proof = resume
+    ticket = decode_integer(actor), decode_integer(incarnation)
+    return Hello(token, mode, num_streams, ticket, proof)
 
 
 def encode_welcome(
-    ticket: Ticket, version: int, chunk_steps: int, num_actions: int, columns: Columns
+    ticket: Ticket,
+    proof: bytes,
+    version: int,
+    chunk_steps: int,
+    num_actions: int,
+    columns: Columns,
 ) -> bytes:
     """The answer to a hello.
 
     Args:
         ticket: Under which the client's steps lie in replay.
+        proof: What the client must show to resume them.
         version: Of the newest weights.
         chunk_steps: Steps of a chunk at most.
         num_actions: Number of discrete actions; 0 where actions are floats in [−1, 1].
         columns: One step ``(1, …)`` of every column; its types and shapes are told.
     """
     layout = {name: [value.dtype.str, value.shape[1:]] for name, value in columns.items()}
-    return encode_message("welcome", [*ticket, version, chunk_steps, num_actions, layout])
+    return encode_message("welcome", [*ticket, version, chunk_steps, num_actions, layout, proof])
 
 
 def decode_step(data: bytes) -> Columns:

@@ -63,6 +63,7 @@ class GatewayServer:
         weights: WeightsSource,
         *,
         token: str,
+        key: bytes,
         chunk_steps: int,
         max_streams: int,
         read_timeout_seconds: float,
@@ -76,6 +77,7 @@ class GatewayServer:
             limiter: Holds clients back while they are ahead of the learners.
             weights: Where the policy's newest weights come from.
             token: What a client must know.
+            key: What no client knows, by which tickets are known again.
             chunk_steps: Steps of one stream in a chunk.
             max_streams: Streams of all clients together.
             read_timeout_seconds: A client's next message must be there by then.
@@ -88,7 +90,7 @@ class GatewayServer:
         self._chunk_steps = chunk_steps
         self._read_timeout_seconds = read_timeout_seconds
         self._layout = StepLayout(spaces, policy)
-        self._admission = Admission(token, max_streams)
+        self._admission = Admission(token, key, max_streams)
         self._load = Load()
         self._strangers = 0
         self._closing = threading.Event()
@@ -167,7 +169,8 @@ class GatewayServer:
     async def _admitted(self, connection: Connection, hello: Hello, ticket: Ticket) -> None:
         session = await self._in(self._acting, partial(self._session, hello, ticket))
         try:
-            await self._converse(connection, session, ticket)
+            await self._welcome(connection, hello, ticket)
+            await self._converse(connection, session)
         except _ClientError as error:
             self._load.broken += 1
             logger.warning("%s: cut off: %s", connection.peer, error)
@@ -176,13 +179,21 @@ class GatewayServer:
             connection.close()
             await self._store(session)
 
-    async def _converse(self, connection: Connection, session: Session, ticket: Ticket) -> None:
-        """Answers one message after the other until the client hangs up."""
-        seconds, layout = self._read_timeout_seconds, self._layout
+    async def _welcome(self, connection: Connection, hello: Hello, ticket: Ticket) -> None:
+        layout = self._layout
         welcome = encode_welcome(
-            ticket, self._policy.version, self._chunk_steps, layout.num_actions, layout.example
+            ticket,
+            self._admission.proof(hello, ticket),
+            self._policy.version,
+            self._chunk_steps,
+            layout.num_actions,
+            layout.example,
         )
-        await connection.send(welcome, seconds)
+        await connection.send(welcome, self._read_timeout_seconds)
+
+    async def _converse(self, connection: Connection, session: Session) -> None:
+        """Answers one message after the other until the client hangs up."""
+        seconds = self._read_timeout_seconds
         while message := await connection.receive(session.max_message_bytes, seconds):
             self._load.frames += 1
             self._load.bytes_in += len(message)

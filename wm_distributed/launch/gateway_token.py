@@ -1,17 +1,21 @@
-"""The gateway's token: read where nobody else sees it, and asked for where it is needed."""
+"""The gateway's secrets: the token, which its clients know, and a key, which they do not."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 from pathlib import Path
 
 from wm_distributed.config import GatewayConfig
-from wm_distributed.errors import ConfigError
+from wm_distributed.errors import ConfigError, RunDirError
+from wm_distributed.launch.run_dir import writing
 
 TOKEN_VARIABLE = "WM_DISTRIBUTED_GATEWAY_TOKEN"
 _MIN_CHARS = 16
 _MAX_CHARS = 512
+_KEY_FILE = "gateway.key"
+_KEY_BYTES = 32
 
 
 def read_token(gateway: GatewayConfig) -> str:
@@ -37,6 +41,31 @@ def read_token(gateway: GatewayConfig) -> str:
             "such as those that `openssl rand -hex 32` prints"
         )
     return token
+
+
+def ticket_key(run_dir: Path) -> bytes:
+    """The run's own secret, by which its gateways know again what they gave to their clients.
+
+    It is made once, and stays with the run: clients go on when the gateway or the run has died.
+
+    Raises:
+        RunDirError: It cannot be read or written, or is damaged.
+    """
+    path = run_dir / _KEY_FILE
+    with writing(path):
+        if not path.exists():
+            part = path.with_name(f".{_KEY_FILE}.part")
+            part.unlink(missing_ok=True)
+            part.touch(mode=0o600)
+            part.write_bytes(secrets.token_bytes(_KEY_BYTES))
+            part.replace(path)
+        key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise RunDirError(
+            f"{path} is damaged: expected {_KEY_BYTES} bytes, got {len(key)}; remove it, and "
+            "clients of before begin anew"
+        )
+    return key
 
 
 def _read(path: Path) -> str:

@@ -271,6 +271,7 @@ class Plan:
         weights: WeightsSource,
         *,
         token: str,
+        key: bytes,
         seed: int,
     ) -> GatewayServer:
         """Makes the gateway's server.
@@ -281,6 +282,7 @@ class Plan:
             limiter: What holds them back.
             weights: Where it gets weights.
             token: What clients must know.
+            key: What they must not, by which their tickets are known again.
             seed: The run's, or another one after a resume.
         """
         from actors.gateway.server import GatewayServer
@@ -294,6 +296,7 @@ class Plan:
             limiter,
             weights,
             token=token,
+            key=key,
             chunk_steps=config.actors.chunk_steps,
             max_streams=config.gateway.max_streams,
             read_timeout_seconds=config.gateway.read_timeout_seconds,

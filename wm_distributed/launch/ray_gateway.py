@@ -38,6 +38,7 @@ class GatewayWorker:
         incarnation: int,
         *,
         token: str,
+        key: bytes,
         seed: int,
         log: Path | None,
     ) -> None:
@@ -46,6 +47,7 @@ class GatewayWorker:
         self._services = services
         self._incarnation = incarnation
         self._token = token
+        self._key = key
         self._seed = seed
         self._server: GatewayServer | None = None
 
@@ -69,6 +71,7 @@ class GatewayWorker:
             PatientInserting(BlockingRayLimiter(services.limiter)),
             RayWeightsSource(services.server),
             token=self._token,
+            key=self._key,
             seed=self._seed,
         )
         asyncio.run(self._server.run(listener))

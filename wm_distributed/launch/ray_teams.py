@@ -35,7 +35,7 @@ from replay_service.checks import steps_before_training
 from replay_service.make_shard import make_shard
 from wm_distributed.config import EnvConfig
 from wm_distributed.errors import ConfigError
-from wm_distributed.launch.gateway_token import read_token
+from wm_distributed.launch.gateway_token import read_token, ticket_key
 from wm_distributed.launch.plan import Plan
 from wm_distributed.launch.rank_setup import choose_device
 from wm_distributed.launch.ray_cluster import free_resources
@@ -210,8 +210,10 @@ class RayTeams:
 
         Raises:
             ConfigError: Its token cannot be read.
+            RunDirError: The key of its tickets cannot be read or written.
         """
         token = read_token(self._config.gateway)
+        key = ticket_key(self._plan.run_dir)
         node = ray.get_runtime_context().get_node_id()
         options = self._options("gateway") | {
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
@@ -222,7 +224,7 @@ class RayTeams:
 
         def launch(incarnation: int) -> Sequence[Process]:
             parts = (self._plan, self.services, incarnation)
-            return [_working(create.remote(*parts, token=token, seed=seed, log=log))]
+            return [_working(create.remote(*parts, token=token, key=key, seed=seed, log=log))]
 
         return self._team("gateway", 0, launch, max_restarts=self._config.actors.max_restarts)
 

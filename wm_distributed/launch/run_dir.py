@@ -18,6 +18,7 @@
         replay/              the log of what actors have stored, a directory a shard
         search/              the same of a population search, with its solution
         experience/          of a pipeline: what its actors have collected, a directory each
+        gateway.key          by which the gateway knows its clients again
         tensorboard/         event files
         log.txt              everything that the driver logged
         logs/                one file for each process on this machine

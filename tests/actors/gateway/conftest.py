@@ -21,6 +21,7 @@ from wm_distributed.testing.counting_models import CountingPolicy
 
 PAGE = Path(__file__).parents[3] / "docs" / "gateway.md"
 TOKEN = "a token of the tests"
+KEY = b"a secret of the gateway"
 _COUNTING = CountingVectorEnv(1).spaces
 SPACES = EnvSpaces({"vector": _COUNTING.obs["count"]}, _COUNTING.action)  # as envs/ would name it
 
@@ -40,6 +41,7 @@ class Served:
             self.limiter,
             self.weights,
             token=TOKEN,
+            key=KEY,
             chunk_steps=4,
             max_streams=4,
             read_timeout_seconds=read_timeout_seconds,

@@ -24,12 +24,12 @@ def test_an_empty_or_oversized_frame_is_refused_by_its_header(header: bytes) -> 
 
 def hello(**changes: object) -> bytes:
     fields = {"format": "wmd", "version": 1, "kind": "hello", "token": "t", "mode": "insert"}
-    fields |= {"streams": 2, "resume": [5, 6]}
+    fields |= {"streams": 2, "resume": [5, 6, b"proof"]}
     return msgpack.packb(list((fields | changes).values()))
 
 
 def test_a_hello_comes_back_equal() -> None:
-    assert protocol.decode_hello(hello()) == protocol.Hello("t", "insert", 2, (5, 6))
+    assert protocol.decode_hello(hello()) == protocol.Hello("t", "insert", 2, (5, 6), b"proof")
     assert protocol.decode_hello(hello(mode="act", resume=[])) == protocol.Hello("t", "act", 2)
 
 
@@ -46,7 +46,9 @@ def test_a_hello_comes_back_equal() -> None:
         ({"streams": "1"}, "integer"),
         ({"resume": None}, "a list"),
         ({"resume": [1]}, "got 1 values"),
-        ({"resume": [1, -1]}, "integer"),
+        ({"resume": [1, 2]}, r"expected nothing to resume, or \[actor, incarnation, proof\]"),
+        ({"resume": [1, 2, "proof"]}, "got 3 values"),
+        ({"resume": [1, -1, b"proof"]}, "integer"),
         ({"mode": "act"}, "only inserting"),
     ],
 )
@@ -57,9 +59,9 @@ def test_only_a_valid_hello_is_decoded(changes: dict, message: str) -> None:
 
 def test_a_welcome_tells_the_types_and_shapes_of_one_step() -> None:
     columns = {"obs/image": np.zeros((1, 8, 8, 3), np.uint8), "reward": np.zeros(1, np.float32)}
-    data = protocol.encode_welcome((7, 8), 3, 16, 4, columns)
+    data = protocol.encode_welcome((7, 8), b"proof", 3, 16, 4, columns)
     layout = {"obs/image": ["|u1", [8, 8, 3]], "reward": ["<f4", []]}
-    assert msgpack.unpackb(data) == ["wmd", 1, "welcome", 7, 8, 3, 16, 4, layout]
+    assert msgpack.unpackb(data) == ["wmd", 1, "welcome", 7, 8, 3, 16, 4, layout, b"proof"]
 
 
 def test_answers_are_messages_of_plain_types() -> None:

@@ -195,7 +195,7 @@ def test_a_broken_connection_is_resumed_under_the_same_ticket(
     before.socket.close()
     served.until(lambda stats: stats["gateway/clients"] == 0)
     ticket = (before.actor, before.incarnation)
-    after = client.Gateway(*served.address, mode="insert", resume=ticket)
+    after = client.Gateway(*served.address, mode="insert", resume=(*ticket, before.proof))
     assert (after.actor, after.incarnation) == ticket
     insert(after, 0)  # whether the answer to it was lost is for replay to know
     insert(after, 1)

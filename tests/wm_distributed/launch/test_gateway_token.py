@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from wm_distributed.config import GatewayConfig
-from wm_distributed.errors import ConfigError
-from wm_distributed.launch.gateway_token import TOKEN_VARIABLE, read_token
+from wm_distributed.errors import ConfigError, RunDirError
+from wm_distributed.launch.gateway_token import TOKEN_VARIABLE, read_token, ticket_key
 from wm_distributed.launch.preflight import preflight
 from wm_distributed.testing.counting_family import counting_preset
 
@@ -51,6 +51,23 @@ def test_a_token_of_a_wrong_size_is_refused_without_being_shown(
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no-such-file cannot be read"):
         read_token(GatewayConfig(port=1, token_file=str(tmp_path / "no-such-file")))
+
+
+def test_the_key_of_the_tickets_stays_with_its_run_and_is_for_nobody_else(tmp_path: Path) -> None:
+    runs = tmp_path / "one", tmp_path / "other"
+    for run in runs:
+        run.mkdir()
+    keys = [ticket_key(run) for run in runs]
+    assert keys[0] != keys[1]
+    assert [ticket_key(run) for run in runs] == keys
+    assert [len(key) for key in keys] == [32, 32]
+    assert (runs[0] / "gateway.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_anybody_could_guess_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "gateway.key").touch()
+    with pytest.raises(RunDirError, match=r"gateway\.key is damaged: expected 32 bytes, got 0"):
+        ticket_key(tmp_path)
 
 
 def test_a_run_that_cannot_serve_a_gateway_is_refused_before_it_starts(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_nothing_that_was_told_as_stored_is_lost_or_doubled_when_the_gateway_is_
                 gateway.socket.sendall(len(data).to_bytes(4, "big") + data)
                 os.kill(pid, signal.SIGKILL)  # before, while or after it is stored
                 gateway.socket.close()
-                gateway = run.connect(mode="insert", resume=ticket)
+                gateway = run.connect(mode="insert", resume=(*ticket, gateway.proof))
             gateway.ask(*message)
         gateway.socket.close()
 

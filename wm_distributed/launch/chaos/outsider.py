@@ -52,6 +52,7 @@ class Outsider:
         self._ledger = ledger
         self._socket: socket.socket | None = None
         self._ticket: Ticket | None = None
+        self._proof = b""
         self._version = 0
 
     def insert(self, number: int, columns: Columns) -> None:
@@ -75,9 +76,12 @@ class Outsider:
             return
         address = ("127.0.0.1", self._port)
         self._socket = socket.create_connection(address, timeout=_ANSWER_SECONDS)
-        token, ticket = os.environ.get(TOKEN_VARIABLE, ""), list(self._ticket or ())
-        welcome = self._ask(encode_message("hello", [token, "insert", 1, ticket]))
-        self._ticket = welcome[0], welcome[1]
+        token = os.environ.get(TOKEN_VARIABLE, "")
+        resume = [] if self._ticket is None else [*self._ticket, self._proof]
+        actor, incarnation, *_, self._proof = self._ask(
+            encode_message("hello", [token, "insert", 1, resume])
+        )
+        self._ticket = actor, incarnation
 
     def _disconnect(self) -> None:
         if self._socket is not None:
