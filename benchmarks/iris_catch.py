@@ -11,6 +11,8 @@ or looks at what a run has learned::
     python benchmarks/iris_catch.py --load runs/…/checkpoints/….pt --tokenizer 0 --world-model 0 \
         --actor-critic 0
 
+With ``--refills 1 3`` it compares windows that are filled again with so many blocks.
+
 What is said of tokenizer and world model is of steps that they were not trained on. Times are CPU
 seconds of this process.
 """
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,9 +43,11 @@ from wm_distributed.families.iris.config import (
     adam,
 )
 from wm_distributed.families.iris.imagination import Imagination
+from wm_distributed.families.iris.model import IrisModel
 from wm_distributed.families.iris.policy import IrisPolicy
 from wm_distributed.families.iris.presets import catch
-from wm_distributed.families.iris.steps import Transitions, to_pixels, transitions
+from wm_distributed.families.iris.report import open_loop
+from wm_distributed.families.iris.steps import Transitions, psnr_db, to_pixels, transitions
 from wm_distributed.families.iris.trainable import IrisTrainable
 from wm_distributed.nets.optim import FlatOptimizer
 from wm_distributed.ops.categorical import sample_index
@@ -196,6 +200,49 @@ def outcome_accuracy(trainable: IrisTrainable, data: Data) -> str:
     )
 
 
+def imagination_rate(model: IrisModel, batch: TensorBatch, seen: int) -> float:
+    """Imagined frames a CPU second, without the decoder, over 60 steps."""
+    columns, steps = batch.columns, 60
+    tokens = model.acting.tokenizer.encode(to_pixels(columns["obs/image"][:, :seen]))
+    actions = columns["action"].long()
+    began = time.process_time()
+    imagination = Imagination(
+        model.world_model, tokens, actions[:, : seen - 1], columns["is_first"][:, :seen]
+    )
+    for t in range(steps):
+        imagination.step(actions[:, t % seen])
+    return len(tokens) * steps / (time.process_time() - began)
+
+
+def compare_refills(trainable: IrisTrainable, data: Data, refills: Sequence[int]) -> None:
+    """Prints how good and how fast imagination is with each number of blocks to fill windows with.
+
+    The first frames of the same episodes are known, half a window, of which the first filling takes
+    the newest. Rates are medians of three, in turn.
+    """
+    ahead = (1, 4, 8, 12)  # an episode has 15 frames
+    model, seen = trainable.model, trainable.config.world_model.blocks // 2
+    batch, world = data.episode_starts(seen + max(ahead), 256), model.world_model
+    frames, actions = to_pixels(batch.columns["obs/image"]), batch.columns["action"].long()
+    tokens, own = model.acting.tokenizer.encode(frames), world.config
+    rates: list[list[float]] = [[] for _ in refills]
+    for _ in range(3):
+        for blocks, found in zip(refills, rates, strict=True):
+            world.config = replace(own, refill_blocks=blocks)
+            found.append(imagination_rate(model, batch, seen))
+    for blocks, found in zip(refills, rates, strict=True):
+        world.config = replace(own, refill_blocks=blocks)
+        imagined = open_loop(model, tokens, batch.columns["is_first"], actions, seen)
+        errors = (psnr_db(imagined[:, h - 1], frames[:, seen + h - 1]) for h in ahead)
+        shown = ", ".join(f"{h}: {error:.1f}" for h, error in zip(ahead, errors, strict=True))
+        print(
+            f"refill of {blocks}: {np.median(found):.0f} imagined frames a CPU second; decibels by "
+            f"steps ahead {shown}",
+            flush=True,
+        )
+    world.config = own
+
+
 def imagined_return(
     trainable: IrisTrainable, data: Data, choose: Callable[[Tensor], Tensor]
 ) -> float:
@@ -288,6 +335,7 @@ def main() -> None:
     parser.add_argument("--world-model", type=int, default=800)
     parser.add_argument("--actor-critic", type=int, default=300)
     parser.add_argument("--model-free", type=int, default=0)
+    parser.add_argument("--refills", type=int, nargs="*", default=[], help="blocks of each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], help="part.field=value, or adam(rate)")
     parser.add_argument("--save", help="where to keep the trained parts")
@@ -329,6 +377,8 @@ def main() -> None:
     )  # fmt: skip
     if args.save:
         torch.save(trainable.state_dict(), args.save)
+    if args.refills:
+        compare_refills(trainable, others, args.refills)
     if args.model_free:
         model_free(config, trainable, args.model_free)
     else:
