@@ -258,7 +258,8 @@ def test_a_hung_environment_is_visible_from_outside(caplog: pytest.LogCaptureFix
     rig = Rig(lambda restart: Hanging(2))
     rig.loop = EnvLoop(
         lambda restart: Hanging(2), rig.policy, rig.replay, rig.limiter, rig.weights,
-        actor=7, incarnation=2, chunk_steps=5, step_timeout_seconds=0.2,  # more than a reset takes on a busy machine
+        actor=7, incarnation=2, chunk_steps=5,
+        step_timeout_seconds=0.2,  # more than a reset takes on a busy machine
     )  # fmt: skip
     assert rig.loop.heartbeat_age_seconds == 0
     logged = threading.Event()
