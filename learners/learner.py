@@ -154,9 +154,7 @@ class Learner:
         return self._turns.finished
 
     def start(self, newest_version: int = 0) -> None:
-        """Publishes the weights as they are, so that actors can begin.
-
-        A run that begins is saved at once: wherever it is killed, it can be resumed.
+        """Publishes the weights as they are, so that actors can begin, and saves a run that begins.
 
         Args:
             newest_version: The newest version that an actor may already have; what is published is
@@ -225,10 +223,7 @@ class Learner:
             stream.close()
 
     def request(self, call: Callable[[], T]) -> Future[T]:
-        """Has something done in the learner's thread before the next step; any thread may ask.
-
-        An error ends the training, too.
-        """
+        """For any thread: has something called between two steps; its error ends the training."""
         return self._requests.add(call)
 
     def snapshot(self) -> Weights:

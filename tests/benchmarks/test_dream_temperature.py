@@ -1,10 +1,10 @@
 """The table of temperatures, of the smallest run."""
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,19 +15,13 @@ from wm_distributed.launch.run_dir import RunDir
 from wm_distributed.launch.runtime import make_runtime
 
 torch.set_num_threads(1)
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "dream_temperature.py"
+Load = Callable[[str], ModuleType]
 
 
 def test_each_temperature_is_searched_from_zero_and_scored_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, load_script: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = importlib.util.spec_from_file_location("dream_temperature", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)
-    spec.loader.exec_module(script)
-
+    script = load_script("dream_temperature")
     config = debug()
     config = replace(
         config,

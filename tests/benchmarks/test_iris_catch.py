@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,19 +16,13 @@ from wm_distributed.families.iris.presets import debug
 from wm_distributed.families.iris.trainable import IrisTrainable
 
 torch.set_num_threads(1)
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "iris_catch.py"
+Load = Callable[[str], ModuleType]
 
 
 def test_each_refill_is_told_of_and_the_model_keeps_its_own(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    load_script: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = importlib.util.spec_from_file_location("iris_catch", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)
-    spec.loader.exec_module(script)
-
+    script = load_script("iris_catch")
     run = debug()
     context = TrainContext("cpu", "float32", False, 0, Collective())
     trainable = IrisTrainable(run.model, env_spaces(run.env), context)

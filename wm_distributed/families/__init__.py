@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from wm_distributed.api import FamilySpec
 from wm_distributed.errors import ConfigError, UnknownNameError
+from wm_distributed.family import FamilySpec
 from wm_distributed.imports import import_named
 
 FAMILIES: dict[str, str] = {

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from wm_distributed.api import FamilySpec
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError
 from wm_distributed.families import load_family
+from wm_distributed.family import FamilySpec
 from wm_distributed.from_json import decode
 from wm_distributed.launch.presets import all_families
 

@@ -16,7 +16,6 @@ from wm_distributed.age_limits import AgeLimits
 from wm_distributed.api import (
     DataSpec,
     EnvSpaces,
-    FamilySpec,
     PartedTrainable,
     Phase,
     Policy,
@@ -27,6 +26,7 @@ from wm_distributed.api import (
 from wm_distributed.candidates import CandidateActor, SeededEpisodes
 from wm_distributed.config import ReplayConfig, RunConfig
 from wm_distributed.families import load_family
+from wm_distributed.family import FamilySpec
 from wm_distributed.launch.experience import RecordingWriter
 from wm_distributed.launch.phases import chosen_phases, is_pipeline
 from wm_distributed.launch.run_dir import RunDir

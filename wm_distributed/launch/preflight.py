@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from replay_service.checks import check_tables, steps_before_training, surely_held_steps
-from wm_distributed.api import EnvSpaces, FamilySpec, Phase
+from wm_distributed.api import EnvSpaces, Phase
 from wm_distributed.config import LearnerConfig, RunConfig
 from wm_distributed.disk import reason_of
 from wm_distributed.errors import ConfigError, RunDirError
 from wm_distributed.families import load_family
+from wm_distributed.family import FamilySpec
 from wm_distributed.launch.gateway_token import read_token
 from wm_distributed.launch.phases import is_pipeline
 from wm_distributed.launch.plan import Plan

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from wm_distributed.api import FamilySpec
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, UnknownNameError
 from wm_distributed.families import FAMILIES, load_family
+from wm_distributed.family import FamilySpec
 from wm_distributed.imports import import_named
 
 

@@ -163,7 +163,8 @@ class RayProcess:
         """
         self.actor = actor
         self._ask = ask
-        self._work = work
+        # Asked several times a second: a future knows at once, where ray.wait takes 60 µs.
+        self._work = None if work is None else work.future()
         self._revived_by_ray = revived_by_ray
         self._gone = False
         self._pending = ask()
@@ -177,8 +178,8 @@ class RayProcess:
             WmError: Its work found that the run cannot go on.
         """
         try:
-            if self._work is not None and is_done(self._work):
-                ray.get(self._work)
+            if self._work is not None and self._work.done():
+                self._work.result()
             if not is_done(self._pending):
                 return None
             pulse = ray.get(self._pending)
@@ -195,17 +196,12 @@ class RayProcess:
 
     def finished(self) -> bool:
         """Whether its work is done, well or not."""
-        return self._gone or (self._work is not None and is_done(self._work))
+        return self._gone or (self._work is not None and self._work.done())
 
     def failed(self) -> bool:
         """Whether its work ended with an error."""
-        if self._work is None or not is_done(self._work):
-            return False
-        try:
-            ray.get(self._work)
-        except RayError:
-            return True
-        return False
+        work = self._work
+        return work is not None and work.done() and work.exception() is not None
 
     def kill(self) -> None:
         # One that Ray revives comes back until this program disconnects from Ray.

@@ -46,13 +46,12 @@ from wm_distributed.launch.runtime import (
     TrainReport,
     Which,
 )
-from wm_distributed.launch.supervisor import Team
+from wm_distributed.launch.supervisor import Team, tend
 from wm_distributed.seeding import rank_seed
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-_WATCH_SECONDS = 0.2  # between looks at who has died or is coming back
 _WAIT_SECONDS = 0.1
 _FINISH_SECONDS = 300.0  # for the last step, publication and checkpoint
 _LAST_SECONDS = 1.0  # for the answers from after the end
@@ -119,7 +118,8 @@ class RayRuntime:
         self._schedule.begin(self._env_steps, pulse.began_at, seconds)
 
     def poll(self) -> RunStatus:
-        self._wait_for_poll()
+        tend(self._workers, self._polled + _POLL_SECONDS)
+        self._polled = time.monotonic()
         self._cluster.check()
         self._mend()
         self._scale_actors()
@@ -190,15 +190,6 @@ class RayRuntime:
         )
 
     # ---------------------------------------------------------------------------- under way
-
-    def _wait_for_poll(self) -> None:
-        """Waits until a poll is due; who has died meanwhile, or is coming back, does not."""
-        while time.monotonic() < self._polled + _POLL_SECONDS:
-            time.sleep(_WATCH_SECONDS)
-            for team in self._workers:
-                if team.needs_care:
-                    team.poll()
-        self._polled = time.monotonic()
 
     def _mend(self) -> None:
         """Polls every process but the evaluator's, and starts again what has died."""

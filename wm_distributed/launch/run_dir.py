@@ -36,10 +36,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wm_distributed.api import FamilySpec
 from wm_distributed.config import RunConfig
 from wm_distributed.disk import reason_of
 from wm_distributed.errors import ConfigError, RunDirError
+from wm_distributed.family import FamilySpec
 from wm_distributed.launch.config_json import config_from_json, config_to_json
 
 RUNS = Path("runs")

@@ -29,13 +29,12 @@ from wm_distributed.launch.search_plan import SearchPlan
 from wm_distributed.launch.search_status import SearchStatus
 from wm_distributed.launch.search_teams import EvaluatorTeam, SearchTeams
 from wm_distributed.launch.search_workers import SearchPulse
-from wm_distributed.launch.supervisor import Team
+from wm_distributed.launch.supervisor import Team, tend
 from wm_distributed.types import Array, Weights
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-_WATCH_SECONDS = 0.2  # between looks at who has died or is coming back
 _WAIT_SECONDS = 0.1
 _ANSWER_SECONDS = 600.0  # reading thousands of generations from the journal takes minutes
 
@@ -78,7 +77,8 @@ class RaySearchRuntime:
         self._status.begin()
 
     def poll(self) -> RunStatus:
-        self._wait_for_poll()
+        tend(self._workers, self._polled + _POLL_SECONDS)
+        self._polled = time.monotonic()
         self._cluster.check()
         self._mend()
         teams = self._everyone()
@@ -119,15 +119,6 @@ class RaySearchRuntime:
                 team.kill()
             self._server, self._evaluators, self._player = None, [], None
             self._cluster.stop()
-
-    def _wait_for_poll(self) -> None:
-        """Waits until a poll is due; who has died meanwhile, or is coming back, does not."""
-        while time.monotonic() < self._polled + _POLL_SECONDS:
-            time.sleep(_WATCH_SECONDS)
-            for team in self._workers:
-                if team.needs_care:
-                    team.poll()
-        self._polled = time.monotonic()
 
     def _mend(self) -> None:
         """Polls server and evaluators, and replaces what has died."""

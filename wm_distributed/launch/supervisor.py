@@ -26,6 +26,7 @@ from wm_distributed.metrics import METRICS
 logger = logging.getLogger(__name__)
 
 _BUDGET_SECONDS = 3600.0
+_WATCH_SECONDS = 0.2  # between looks at who has died or is coming back
 _QUIET_SECONDS = 10.0  # without an answer, after which a process is not called running
 
 
@@ -285,6 +286,31 @@ class Team:
             metric = METRICS.get(name)
             if metric and metric.kind == "counter" and metric.across == "sum":
                 self._lost[name] = self._lost.get(name, 0.0) + value
+
+
+class Tended(Protocol):
+    """A :class:`Team`, or what wraps one."""
+
+    @property
+    def needs_care(self) -> bool:
+        """Whether a process has died, or its successor is not ready yet: time for a poll."""
+
+    def poll(self) -> None:
+        """As :meth:`Team.poll`."""
+
+
+def tend(teams: Sequence[Tended], until: float) -> None:
+    """Waits until ``time.monotonic()`` is so late; who needs care does not wait for so long.
+
+    Raises:
+        WorkerDiedError: A team may not be started again; holds the last cause.
+        WmError: A process found that the run cannot go on.
+    """
+    while time.monotonic() < until:
+        time.sleep(_WATCH_SECONDS)
+        for team in teams:
+            if team.needs_care:
+                team.poll()
 
 
 def _same_process(one: Pulse, other: Pulse) -> bool:

@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wm_distributed.api import (
-    DataSpec,
-    EnvSpaces,
-    FamilySpec,
-    Phase,
-    Policy,
-    Trainable,
-    TrainContext,
-)
+from wm_distributed.api import DataSpec, EnvSpaces, Phase, Policy, Trainable, TrainContext
 from wm_distributed.config import (
     ActorConfig,
     EnvConfig,
@@ -23,6 +15,7 @@ from wm_distributed.config import (
     RunConfig,
     StopConfig,
 )
+from wm_distributed.family import FamilySpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from wm_distributed.api import EnvSpaces, FamilySpec, Policy, Trainable, TrainContext
+from wm_distributed.api import EnvSpaces, Policy, Trainable, TrainContext
 from wm_distributed.errors import CheckpointError, ConfigError
 from wm_distributed.families import FAMILIES, load_family
+from wm_distributed.family import FamilySpec
 from wm_distributed.types import ActMode, EnvStep, TensorBatch, Weights
 
 IMAGE = spaces.Box(0, 255, (64, 64, 3), np.uint8)

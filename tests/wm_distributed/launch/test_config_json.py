@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from wm_distributed.api import FamilySpec
 from wm_distributed.config import RunConfig
 from wm_distributed.errors import ConfigError, UnknownNameError
+from wm_distributed.family import FamilySpec
 from wm_distributed.launch.config_json import changed_flags, config_from_json, config_to_json
 from wm_distributed.launch.presets import all_families
 from wm_distributed.testing.counting_family import counting_preset

@@ -1,12 +1,13 @@
 """Teams of fake processes under a fake clock."""
 
 import random
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from wm_distributed.errors import ConfigError, WmError, WorkerDiedError
-from wm_distributed.launch.supervisor import Patience, Process, Pulse, Team
+from wm_distributed.launch.supervisor import Patience, Process, Pulse, Team, tend
 
 
 class FakeProcess:
@@ -99,6 +100,19 @@ def test_a_dead_process_is_started_again_with_the_next_incarnation_after_a_pause
     bench.team.poll()
     assert bench.team.statuses()[0].pid == 100
     assert not bench.team.needs_care
+
+
+def test_only_who_needs_care_is_polled_while_a_poll_is_waited_for() -> None:
+    dead, alive = Bench(), Bench()
+    for bench in (dead, alive):
+        bench.team.poll()
+    dead.process().answer = WorkerDiedError("killed by the test")
+    alive.process().answer = Pulse(node="here", pid=5)  # heard at the next poll
+    until = time.monotonic() + 0.1
+    tend([dead.team, alive.team], until)
+    assert time.monotonic() >= until
+    assert [bench.team.statuses()[0].health for bench in (dead, alive)] == ["restarting", "running"]
+    assert alive.team.statuses()[0].pid == 0
 
 
 def test_the_pause_doubles_while_deaths_follow_each_other_and_is_short_again_after_a_calm() -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from wm_distributed.api import (
     DataSpec,
     EnvSpaces,
-    FamilySpec,
     Phase,
     Policy,
     Simulator,
@@ -19,6 +18,7 @@ from wm_distributed.api import (
 )
 from wm_distributed.families.dreamer.config import DreamerConfig
 from wm_distributed.families.dreamer.presets import PRESETS
+from wm_distributed.family import FamilySpec
 
 if TYPE_CHECKING:
     from wm_distributed.families.dreamer.trainable import DreamerTrainable

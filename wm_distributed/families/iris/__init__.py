@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from wm_distributed.api import (
     DataSpec,
     EnvSpaces,
-    FamilySpec,
     Phase,
     Policy,
     Simulator,
@@ -24,6 +23,7 @@ from wm_distributed.families.iris.config import (
     IrisConfig,
 )
 from wm_distributed.families.iris.presets import PRESETS
+from wm_distributed.family import FamilySpec
 
 if TYPE_CHECKING:
     from wm_distributed.families.iris.trainable import IrisTrainable

@@ -5,9 +5,10 @@ It is also the baseline that says what a family's world model adds.
 
 from __future__ import annotations
 
-from wm_distributed.api import EnvSpaces, FamilySpec, Phase, Policy
+from wm_distributed.api import EnvSpaces, Phase, Policy
 from wm_distributed.families.linear.config import LinearConfig
 from wm_distributed.families.linear.presets import PRESETS
+from wm_distributed.family import FamilySpec
 
 
 def _phases(config: LinearConfig) -> list[Phase]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from wm_distributed.api import (
     DataSpec,
     EnvSpaces,
-    FamilySpec,
     Phase,
     Policy,
     Simulator,
@@ -30,6 +29,7 @@ from wm_distributed.families.world_models.config import (
     WorldModelsConfig,
 )
 from wm_distributed.families.world_models.presets import PRESETS
+from wm_distributed.family import FamilySpec
 from wm_distributed.types import (
     ACTION,
     IS_FIRST,

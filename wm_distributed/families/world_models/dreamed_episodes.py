@@ -194,7 +194,7 @@ def build_dream(
     starts: Columns,
     num_episodes: int,
 ) -> tuple[DreamedEpisodes, DreamController]:
-    """Dreams and who acts in them; see :class:`~wm_distributed.api.FamilySpec`.
+    """Dreams and who acts in them; see :class:`~wm_distributed.family.FamilySpec`.
 
     Raises:
         ConfigError: M does not learn rewards, and no other is set.
