@@ -22,7 +22,8 @@ import numpy as np
 from actors.actions import executable_action
 from actors.episode_slots import blank_action
 from actors.episodes import EpisodeTracker
-from wm_distributed.candidates import CandidateActor, SeededEpisodes, TaskSource
+from actors.leased_work import Finished, LeasedWork
+from wm_distributed.candidates import CandidateActor, SeededEpisodes
 from wm_distributed.roles import SupportsStats
 from wm_distributed.search_config import EpisodeLimits
 from wm_distributed.timing import WorkMeter
@@ -43,7 +44,7 @@ class _Job:
     attempt: int = 1
 
 
-class CandidateEvaluator:
+class CandidateEvaluator(LeasedWork):
     """A :class:`~wm_distributed.candidates.TaskEvaluator` of N slots, refilled as they end.
 
     The result of a task depends on the task and its parameters, and not on the slot, on the other
@@ -60,6 +61,7 @@ class CandidateEvaluator:
             policy: With the weights loaded that it is to act with.
             limits: Early ends of candidates' episodes; none: there are no such ends.
         """
+        super().__init__(WorkMeter("env", "inference", "wait"))
         self.num_slots = slots.num_slots
         self._limits = limits or EpisodeLimits()
         self._idle = np.zeros(slots.num_slots, np.int64)  # decisions since a reward above zero
@@ -72,18 +74,19 @@ class CandidateEvaluator:
         self._state: Any = policy.initial_state(slots.num_slots)
         for slot in range(slots.num_slots):  # empty ones act too
             policy.assign(slot, np.zeros(policy.num_parameters), 0)
-        self._meter = WorkMeter("env", "inference", "wait")
         self._stepping_since: float | None = None
 
     @property
     def num_waiting(self) -> int:
-        """Tasks that have been added and not begun."""
         return len(self._queue)
 
     @property
     def num_running(self) -> int:
-        """Episodes under way."""
         return sum(job is not None for job in self._jobs)
+
+    @property
+    def num_free(self) -> int:
+        return self.num_slots - self.num_running - self.num_waiting
 
     @property
     def busy_seconds(self) -> float:
@@ -92,39 +95,9 @@ class CandidateEvaluator:
         return 0.0 if since is None else time.monotonic() - since
 
     def add(self, tasks: Iterable[tuple[CandidateTask, Array]]) -> None:
-        """Takes tasks, with their parameters ``(P,)``; they begin in this order."""
         self._queue.extend(_Job(task, params) for task, params in tasks)
 
-    def advance(self) -> list[tuple[CandidateTask, EpisodeResult]]:
-        """Acts until at least one episode has ended; the results, empty if there is no task.
-
-        A result whose return is not finite says that the episode failed: its environment did,
-        twice, or the policy chose an action that is not finite, or a reward was not.
-        """
-        finished: list[tuple[CandidateTask, EpisodeResult]] = []
-        while not finished and (self.num_running or self.num_waiting):
-            finished = self.tick()
-        return finished
-
-    def work(self, source: TaskSource, name: str, backlog: int = 0) -> bool:
-        finished: list[tuple[CandidateTask, EpisodeResult]] = []
-        while not finished:  # slots that are empty are filled as soon as the source has answered
-            wanted = self._slots.num_slots + backlog - self.num_running - self.num_waiting
-            if wanted > 0:
-                with self._meter.measure("wait"):
-                    self.add(source.lease(name, wanted))
-            if not (self.num_running or self.num_waiting):
-                return False
-            finished = self.tick()
-        with self._meter.measure("wait"):
-            source.tell(finished)
-        return True
-
-    def tick(self) -> list[tuple[CandidateTask, EpisodeResult]]:
-        """Begins what can begin, and takes one step of all episodes; the results of those that end.
-
-        Nothing happens without a task.
-        """
+    def tick(self) -> Finished:
         self._begin_episodes()
         return self._tick() if self.num_running else []
 
@@ -147,7 +120,7 @@ class CandidateEvaluator:
                 self._slots.start(slot, begun.task.seed)
                 self._policy.assign(slot, begun.params, begun.task.seed)
 
-    def _tick(self) -> list[tuple[CandidateTask, EpisodeResult]]:
+    def _tick(self) -> Finished:
         """One step of all episodes, and the actions that follow."""
         self._stepping_since = time.monotonic()
         with self._meter.measure("env"):
@@ -164,7 +137,7 @@ class CandidateEvaluator:
             finished += self._act(step)
         return finished
 
-    def _cut_short(self, step: EnvStep) -> list[tuple[CandidateTask, EpisodeResult]]:
+    def _cut_short(self, step: EnvStep) -> Finished:
         """Ends the episodes that have reached a limit, with what they have come to."""
         if not self._limits.any:  # most searches, and this is done in every step
             return []
@@ -180,7 +153,7 @@ class CandidateEvaluator:
                 ended.append((job.task, replace(result, seed=job.task.seed)))
         return ended
 
-    def _act(self, step: EnvStep) -> list[tuple[CandidateTask, EpisodeResult]]:
+    def _act(self, step: EnvStep) -> Finished:
         """Chooses the next actions; ends the episodes in which there is none to execute."""
         action, self._state, _ = self._policy.act(self._state, step, "eval")
         sound = np.isfinite(action).reshape(len(action), -1).all(axis=1)

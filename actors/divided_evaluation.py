@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from actors.candidate_evaluation import CandidateEvaluator
-from wm_distributed.candidates import TaskSource
+from actors.leased_work import Finished, LeasedWork
 from wm_distributed.timing import WorkMeter
-from wm_distributed.types import MEAN, Array, CandidateTask, EpisodeResult
+from wm_distributed.types import MEAN, Array, CandidateTask
 
 
-class DividedEvaluator:
+class DividedEvaluator(LeasedWork):
     """A :class:`~wm_distributed.candidates.TaskEvaluator` of two, which take their steps in turn.
 
     It leases as many tasks as the dream has room for. Those of the mean solution among them wait
@@ -24,11 +25,11 @@ class DividedEvaluator:
             dream: Gets the candidates, and the mean solution's dreamed episodes.
             reality: Gets its real ones.
         """
+        super().__init__(WorkMeter("wait"))
         self.num_slots = dream.num_slots
         self._dream = dream
         self._reality = reality
         self._both = (dream, reality)
-        self._meter = WorkMeter("wait")
 
     @property
     def num_waiting(self) -> int:
@@ -42,26 +43,17 @@ class DividedEvaluator:
     def busy_seconds(self) -> float:
         return max(one.busy_seconds for one in self._both)
 
-    def advance(self) -> list[tuple[CandidateTask, EpisodeResult]]:
-        finished: list[tuple[CandidateTask, EpisodeResult]] = []
-        while not finished and (self.num_running or self.num_waiting):
-            finished = self._dream.tick() + self._reality.tick()
-        return finished
+    @property
+    def num_free(self) -> int:
+        return self._dream.num_free
 
-    def work(self, source: TaskSource, name: str, backlog: int = 0) -> bool:
-        dream = self._dream
-        finished: list[tuple[CandidateTask, EpisodeResult]] = []
-        while not finished:
-            wanted = self.num_slots + backlog - dream.num_running - dream.num_waiting
-            if wanted > 0:
-                with self._meter.measure("wait"):
-                    self._add(source.lease(name, wanted))
-            if not (self.num_running or self.num_waiting):
-                return False
-            finished = self._dream.tick() + self._reality.tick()
-        with self._meter.measure("wait"):
-            source.tell(finished)
-        return True
+    def add(self, tasks: Iterable[tuple[CandidateTask, Array]]) -> None:
+        for task, params in tasks:
+            one = self._reality if task.candidate == MEAN else self._dream
+            one.add([(task, params)])
+
+    def tick(self) -> Finished:
+        return self._dream.tick() + self._reality.tick()
 
     def stats(self) -> dict[str, float]:
         """Sums of both: their shares are of the same time."""
@@ -73,8 +65,3 @@ class DividedEvaluator:
     def close(self) -> None:
         for one in self._both:
             one.close()
-
-    def _add(self, tasks: list[tuple[CandidateTask, Array]]) -> None:
-        for task, params in tasks:
-            one = self._reality if task.candidate == MEAN else self._dream
-            one.add([(task, params)])
